@@ -1,0 +1,1253 @@
+"""Blended Diffusion: edit a region of a photo with words.
+
+The method of "Blended Diffusion for Text-driven Editing of Natural Images" (Avrahami, Lischinski, Fried, CVPR 2022,
+https://arxiv.org/abs/2111.14818) as one self-contained diffusers pipeline of stock components. The file reads like the
+paper: first the formulas as small pure functions, then [`BlendedDiffusionPipeline`], whose `__call__` is Algorithm 2.
+With `blend=False` and a background scale it is Algorithm 1, the paper's baseline.
+
+What belongs here is the method and nothing else: no reading of files, no command line, no gallery.
+"""
+
+import contextlib
+import inspect
+import json
+import numbers
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
+from diffusers.utils import BaseOutput, logging, replace_example_docstring
+from diffusers.utils.torch_utils import randn_tensor
+from kornia.geometry.transform import (
+    get_affine_matrix2d,
+    get_perspective_transform,
+    warp_affine,
+    warp_perspective,
+)
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+
+logger = logging.get_logger(__name__)
+
+EXAMPLE_DOC_STRING = """
+    Examples:
+        ```py
+        >>> import torch
+        >>> from diffusers import DiffusionPipeline
+        >>> from diffusers.utils import load_image
+
+        >>> pipe = DiffusionPipeline.from_pretrained("path/to/converted-checkpoint", trust_remote_code=True)
+        >>> out = pipe(
+        ...     "rock",
+        ...     load_image("photo.png"),
+        ...     mask_image=load_image("mask.png"),  # white = edit here
+        ...     num_images_per_prompt=4,
+        ...     generator=[torch.Generator().manual_seed(seed) for seed in range(4)],
+        ...     padding_mask_crop=32,  # work on the crop round the mask, return the photo at its own size
+        ... )
+        >>> best = out.images[out.ranking[0]]
+        >>> best.save("edited.png")
+        ```
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The diffusion: where a clean picture x_0, a noisy one x_t and the predicted noise ε meet.
+# Samples live in the scheduler's own scale, x_t = signal·x_0 + noise·ε: (√ᾱ_t, √(1−ᾱ_t)) for DDPM and its kin,
+# (1, σ_t) for the sigma-space schedulers.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def noise_level(scheduler: SchedulerMixin, timestep: torch.Tensor) -> tuple[float, float]:
+    """The factors `(signal, noise)` of x_t = signal·x_0 + noise·ε at `timestep` (DDPM, eq. 4)."""
+    one = torch.ones(1, dtype=torch.float64)
+    timestep = timestep.reshape(1).cpu()
+    signal = scheduler.add_noise(one, torch.zeros_like(one), timestep)
+    noise = scheduler.add_noise(torch.zeros_like(one), one, timestep)
+    return signal.item(), noise.item()
+
+
+def clean_estimate(sample: torch.Tensor, noise_pred: torch.Tensor, signal: float, noise: float) -> torch.Tensor:
+    """x̂_0 = (x_t − noise·ε) / signal (DDPM, eq. 15)."""
+    return (sample - noise * noise_pred) / signal
+
+
+def ddpm_posterior(
+    sample: torch.Tensor,
+    pred_original_sample: torch.Tensor,
+    variance_pred: torch.Tensor | None,
+    alpha_bar: float,
+    alpha_bar_prev: float,
+    fixed_large: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of q(x_{t−1} | x_t, x̂_0) (DDPM, eq. 7).
+
+    `variance_pred` is the network's second half, in [−1, 1]: it interpolates the logarithm of the variance between β̃
+    and β (Improved DDPM, eq. 15). Without it the variance is β̃, or β with `fixed_large`.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: the mean, of the shape of `sample`, and the variance, of that shape or
+        with singleton dimensions.
+    """
+    beta = 1 - alpha_bar / alpha_bar_prev
+    mean = (
+        alpha_bar_prev**0.5 * beta / (1 - alpha_bar) * pred_original_sample
+        + (alpha_bar / alpha_bar_prev) ** 0.5 * (1 - alpha_bar_prev) / (1 - alpha_bar) * sample
+    )
+    # β̃ is 0 at the last step; the floor is diffusers' own
+    small = max((1 - alpha_bar_prev) / (1 - alpha_bar) * beta, 1e-20)
+    if variance_pred is None:
+        return mean, sample.new_full((1, 1, 1, 1), beta if fixed_large else small)
+    fraction = (variance_pred + 1) / 2
+    return mean, torch.exp(fraction * float(np.log(beta)) + (1 - fraction) * float(np.log(small)))
+
+
+def composite(foreground: torch.Tensor, background: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """x_fg ⊙ m + x_bg ⊙ (1 − m) (the blending line of Algorithm 2)."""
+    return foreground * mask + background * (1 - mask)
+
+
+def paste(source: torch.Tensor, result: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The last [`composite`], with the pixels of `source` bit for bit wherever the mask is 0."""
+    return torch.where(mask > 0, composite(result, source, mask), source)
+
+
+def released_timesteps(num_inference_steps: int, num_train_timesteps: int) -> list[int]:
+    """The respaced timesteps of guided-diffusion, first to last: evenly spaced from the last one down to 0.
+
+    They equal diffusers' `"linspace"` spacing except where summing the stride in floating point, as guided-diffusion
+    does, rounds a half the other way.
+    """
+    stride = (num_train_timesteps - 1) / (num_inference_steps - 1) if num_inference_steps > 1 else 1
+    timesteps, position = [], 0.0
+    for _ in range(num_inference_steps):
+        timesteps.append(round(position))
+        position += stride
+    return timesteps[::-1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The losses whose gradient guides the edit. Each returns one value per picture, shape (B,).
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def spherical_distance(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """2·asin(‖u − v‖ / 2)² of the unit vectors u and v: half the squared angle between them, in [0, π²/2].
+
+    The last dimension holds the vectors; the others broadcast.
+    """
+    chord = (F.normalize(image_embeds, dim=-1) - F.normalize(text_embeds, dim=-1)).norm(dim=-1)
+    # asin has no finite slope at 1: opposite vectors stop just short of it
+    return 2 * torch.asin((chord / 2).clamp(max=1 - 1e-6)) ** 2
+
+
+def range_penalty(pred_original_sample: torch.Tensor) -> torch.Tensor:
+    """Mean of (x̂_0 − clamp(x̂_0, −1, 1))²: what the estimate has outside the range of pictures."""
+    return (pred_original_sample - pred_original_sample.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
+
+
+def background_mse(estimate: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of two backgrounds (the MSE of D_bg in Algorithm 1)."""
+    return (estimate - source).square().mean(dim=(1, 2, 3))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Extending augmentations: CLIP sees warped copies, so that changing a few pixels to fool it stops paying.
+# The ranges are the released editor's: rotation ±15°, shift ±10 %, perspective 0.7, each with probability 0.7.
+# ---------------------------------------------------------------------------------------------------------------------
+
+MAX_ROTATION = 15.0
+MAX_SHIFT = 0.1
+PERSPECTIVE_DISTORTION = 0.7
+WARP_PROBABILITY = 0.7
+NUM_WARP_PARAMETERS = 13
+
+
+def warp(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    """Rotate and shift (edges repeated), then change the perspective (mid-grey outside).
+
+    Args:
+        images (`torch.Tensor` of shape `(N, C, H, W)`):
+            In [−1, 1]; 0 is mid-grey.
+        parameters (`torch.Tensor` of shape `(N, 13)`):
+            Uniform random numbers in [0, 1): whether to rotate and shift, the angle, the shift to the right and down,
+            whether to change the perspective, and how far each of the four corners comes in, across and down.
+
+    Returns:
+        `torch.Tensor` of the shape of `images`, differentiable with respect to them.
+    """
+    height, width = images.shape[-2:]
+    size = images.new_tensor([width, height])
+    corners = images.new_tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
+    corners = corners.expand(len(images), 4, 2)
+
+    angle = (2 * parameters[:, 1] - 1) * MAX_ROTATION
+    shift = (2 * parameters[:, 2:4] - 1) * MAX_SHIFT * size
+    matrix = get_affine_matrix2d(shift, ((size - 1) / 2).expand_as(shift), torch.ones_like(shift), angle)
+    moved = warp_affine(images, matrix[:, :2], (height, width), padding_mode="border", align_corners=False)
+    images = torch.where((parameters[:, 0] < WARP_PROBABILITY).view(-1, 1, 1, 1), moved, images)
+
+    inwards = images.new_tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    distance = parameters[:, 5:].view(-1, 4, 2) * PERSPECTIVE_DISTORTION * size / 2
+    matrix = get_perspective_transform(corners, corners + inwards * distance)
+    tilted = warp_perspective(images, matrix, (height, width), align_corners=False)
+    return torch.where((parameters[:, 4] < WARP_PROBABILITY).view(-1, 1, 1, 1), tilted, images)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Randomness: every picture draws from its own generator, so that it does not depend on its neighbours in the batch.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def generators_per_image(
+    generator: torch.Generator | list[torch.Generator] | None, batch_size: int
+) -> list[torch.Generator]:
+    """One generator per picture.
+
+    A list is taken as it is. A single generator serves the first picture; the others are seeded from a copy of it, so
+    picture *i* is the same for every `batch_size > i`. `None` draws the seeds from torch's global generator.
+    """
+    if isinstance(generator, list):
+        return generator
+    if generator is None:
+        seeds = torch.randint(2**62, (batch_size,)).tolist()
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    seeds = torch.randint(2**62, (batch_size - 1,), generator=copy, device=copy.device).tolist()
+    return [generator] + [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
+
+
+def uniform(generators: list[torch.Generator] | torch.Generator, shape: tuple[int, ...], device) -> torch.Tensor:
+    """Numbers uniform in [0, 1) of `shape`; with a list of generators each row comes from its own."""
+    if isinstance(generators, torch.Generator):
+        return torch.rand(shape, generator=generators, device=generators.device).to(device)
+    return torch.stack([torch.rand(shape[1:], generator=g, device=g.device).to(device) for g in generators])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures in
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def to_image_list(
+    images: PipelineImageInput, argument: str, channels: int
+) -> list[PIL.Image.Image] | list[torch.Tensor]:
+    """One or several pictures as a list of PIL pictures or of tensors `(channels, H, W)` in [0, 1].
+
+    Args:
+        images: PIL pictures; NumPy arrays `(H, W[, channels])`; tensors `([channels, ]H, W)`; a list of those; or a
+            batch of four dimensions. Floating point in [0, 1], `uint8` in 0…255, or (masks) `bool`.
+        argument (`str`): the argument's name, for error messages.
+        channels (`int`): 3 for pictures, 1 for masks.
+
+    Raises:
+        TypeError: `images` is none of the above.
+        ValueError: wrong shape, an empty list, NaN, or numbers outside [0, 1].
+    """
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        images = list(images)
+    images = images if isinstance(images, (list, tuple)) else [images]
+    if not images:
+        raise ValueError(f"`{argument}` is an empty list: pass at least one picture.")
+    return [_to_image(image, argument, channels) for image in images]
+
+
+def _to_image(image, argument: str, channels: int) -> PIL.Image.Image | torch.Tensor:
+    if isinstance(image, PIL.Image.Image):
+        return image.convert("RGB" if channels == 3 else "L")
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        raise TypeError(
+            f"`{argument}` must be a PIL picture, a NumPy array, a torch tensor or a list of them, not"
+            f" {type(image).__name__}."
+        )
+    expected = f"({channels}, height, width)" if isinstance(image, torch.Tensor) else f"(height, width, {channels})"
+    tensor = torch.as_tensor(image)
+    if tensor.ndim == 2 and channels == 1:
+        tensor = tensor[None]
+    elif tensor.ndim == 3 and isinstance(image, np.ndarray):
+        tensor = tensor.permute(2, 0, 1)
+    if tensor.ndim != 3 or tensor.shape[0] != channels or tensor.numel() == 0:
+        raise ValueError(f"`{argument}` has the shape {tuple(image.shape)}; expected {expected}.")
+    if tensor.dtype == torch.uint8:
+        return tensor.float() / 255
+    if tensor.dtype == torch.bool and channels == 1:
+        return tensor.float()
+    if not tensor.is_floating_point():
+        raise TypeError(f"`{argument}` has the dtype {image.dtype}; expected floating point in [0, 1] or uint8.")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"`{argument}` holds NaN or infinite values; every value must be in [0, 1].")
+    if tensor.min() < 0 or tensor.max() > 1:
+        raise ValueError(
+            f"`{argument}` holds values from {tensor.min().item():.4g} to {tensor.max().item():.4g}; expected [0, 1]."
+        )
+    return tensor.float()
+
+
+def size_of(image: PIL.Image.Image | torch.Tensor) -> tuple[int, int]:
+    """`(height, width)`."""
+    return (image.height, image.width) if isinstance(image, PIL.Image.Image) else tuple(image.shape[-2:])
+
+
+def crop(image: PIL.Image.Image | torch.Tensor, region: tuple[int, int, int, int]) -> PIL.Image.Image:
+    """The region `(left, top, right, bottom)` of a picture or mask, as PIL."""
+    if isinstance(image, PIL.Image.Image):
+        return image.crop(region)
+    left, top, right, bottom = region
+    return to_pil(image[:, top:bottom, left:right])
+
+
+def to_pil(image: torch.Tensor) -> PIL.Image.Image:
+    return VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(image[None]))[0]
+
+
+def to_tensor(image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
+    """`(C, H, W)` in [0, 1]."""
+    if isinstance(image, torch.Tensor):
+        return image
+    return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(image))[0]
+
+
+@dataclass
+class Guidance:
+    """What the guidance of one call is made of: all that [`BlendedDiffusionPipeline.guide`] needs besides the sample.
+
+    Attributes:
+        text_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of the prompts.
+        weights (`torch.Tensor` of shape `(B,)`): 0 for the pictures that are not guided (empty prompt), else 1.
+        negative_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of what to stay away from.
+        negative_weights (`torch.Tensor` of shape `(B,)`): 0 where there is nothing to stay away from, else 1.
+        image (`torch.Tensor` of shape `(B, 3, H, W)`): the source, in [−1, 1].
+        mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1], 1 = edit.
+        gradient (`str`): `"sample"` or `"estimate"`.
+        clip_scale, range_scale, mse_scale, lpips_scale (`float`): the weights of the losses.
+        match_release (`bool`): the released editor's background terms.
+    """
+
+    text_embeds: torch.Tensor
+    weights: torch.Tensor
+    negative_embeds: torch.Tensor
+    negative_weights: torch.Tensor
+    image: torch.Tensor
+    mask: torch.Tensor
+    gradient: str
+    clip_scale: float
+    range_scale: float
+    mse_scale: float
+    lpips_scale: float
+    match_release: bool
+
+    @property
+    def active(self) -> bool:
+        scales = (self.clip_scale, self.range_scale, self.mse_scale, self.lpips_scale)
+        return any(scales) and bool(self.weights.any())
+
+
+@dataclass
+class BlendedDiffusionPipelineOutput(BaseOutput):
+    """
+    Output of [`BlendedDiffusionPipeline`].
+
+    Args:
+        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`):
+            The edited pictures in the order they were made: `num_images_per_prompt` for the first prompt, then for the
+            second, … As an array of shape `(B, H, W, 3)` or a tensor of shape `(B, 3, H, W)` they are in [0, 1].
+        clip_distances (`list[float]`):
+            For every picture the CLIP distance between its edited region and its prompt, in [0, π²/2]: lower is
+            better.
+        ranking (`list[int]`):
+            Indices into `images`, best first, prompt by prompt: with *n* pictures per prompt the first *n* entries
+            rank those of the first prompt, the next *n* those of the second.
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    clip_distances: list[float]
+    ranking: list[int]
+
+
+class BlendedDiffusionPipeline(DiffusionPipeline):
+    r"""
+    Pipeline that edits a region of a photo with words: Blended Diffusion (https://arxiv.org/abs/2111.14818).
+
+    This model inherits from [`DiffusionPipeline`]. Check the superclass documentation for the generic methods the
+    library implements for all pipelines (downloading, saving, running on a particular device, …).
+
+    Args:
+        unet ([`UNet2DModel`]):
+            A pixel-space network that predicts the noise of a three-channel picture, with three output channels or,
+            with a learned variance, six.
+        scheduler ([`SchedulerMixin`]):
+            [`DDPMScheduler`] by default; any scheduler with `alphas_cumprod` that predicts `epsilon`.
+        clip_model ([`~transformers.CLIPModel`]):
+            The model that says how well the edited region fits the prompt.
+        tokenizer ([`~transformers.CLIPTokenizer`]):
+            Its tokenizer.
+        feature_extractor ([`~transformers.CLIPImageProcessor`]):
+            Its image processor: the mean and standard deviation of its pictures are used.
+        default_num_inference_steps (`int`, defaults to 100):
+            What a call uses that leaves `num_inference_steps` out. Like the following it is saved with the pipeline,
+            so that every checkpoint works well without arguments; these values are the released editor's.
+        default_strength (`float`, defaults to 0.75):
+            The same for `strength`.
+        default_clip_guidance_scale (`float`, defaults to 1000):
+            The same for `clip_guidance_scale`.
+        default_range_guidance_scale (`float`, defaults to 50):
+            The same for `range_guidance_scale`.
+        default_num_augmentations (`int`, defaults to 8):
+            The same for `num_augmentations`.
+
+    Raises:
+        ValueError: a component cannot work here, for example a scheduler that predicts velocity.
+    """
+
+    model_cpu_offload_seq = "unet"
+    # CLIP's gradient is needed together with the UNet's at every step: moving it to and fro would only cost time
+    _exclude_from_cpu_offload = ["clip_model"]
+    _callback_tensor_inputs = ["latents", "pred_original_sample"]
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        clip_model: CLIPModel,
+        tokenizer: CLIPTokenizer,
+        feature_extractor: CLIPImageProcessor,
+        default_num_inference_steps: int = 100,
+        default_strength: float = 0.75,
+        default_clip_guidance_scale: float = 1000.0,
+        default_range_guidance_scale: float = 50.0,
+        default_num_augmentations: int = 8,
+    ):
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            scheduler=scheduler,
+            clip_model=clip_model,
+            tokenizer=tokenizer,
+            feature_extractor=feature_extractor,
+        )
+        self.register_to_config(
+            default_num_inference_steps=default_num_inference_steps,
+            default_strength=default_strength,
+            default_clip_guidance_scale=default_clip_guidance_scale,
+            default_range_guidance_scale=default_range_guidance_scale,
+            default_num_augmentations=default_num_augmentations,
+        )
+        self.check_components()
+        self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_normalize=False)
+        self._lpips = None
+        self._interrupt = False
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Checks
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def check_components(self) -> None:
+        """Raises a `ValueError` if the UNet and the scheduler cannot do this job."""
+        unet, scheduler = self.unet.config, self.scheduler
+        if not isinstance(self.scheduler, SchedulerMixin) or not hasattr(scheduler, "alphas_cumprod"):
+            raise ValueError(
+                f"`scheduler` is {type(scheduler).__name__}, which has no `alphas_cumprod`; a scheduler of the DDPM"
+                " family is needed, such as DDPMScheduler or DDIMScheduler."
+            )
+        if scheduler.config.get("prediction_type", "epsilon") != "epsilon":
+            raise ValueError(
+                f"`scheduler` has prediction_type={scheduler.config.prediction_type!r}; guidance needs 'epsilon'."
+            )
+        if isinstance(scheduler, (DDPMScheduler, DDIMScheduler)) and scheduler.config.thresholding:
+            raise ValueError("`scheduler` has thresholding=True, which guidance does not support; set it to False.")
+        if "cross_attention_dim" in unet:
+            raise ValueError(f"`unet` is {type(self.unet).__name__}, which needs text; expected a UNet2DModel.")
+        if not isinstance(unet.get("sample_size"), (int, list, tuple)):
+            raise ValueError(
+                f"`unet` has sample_size={unet.get('sample_size')}; the size it was trained at is needed."
+            )
+        if unet.in_channels != 3 or unet.out_channels not in (3, 6):
+            raise ValueError(
+                f"`unet` takes {unet.in_channels} and gives {unet.out_channels} channels; 3 in and 3 or 6 (with a"
+                " learned variance) out are needed."
+            )
+        if unet.get("time_embedding_type") == "fourier":
+            raise ValueError("`unet` is conditioned on Fourier features of sigma; one that takes timesteps is needed.")
+        if isinstance(scheduler, DDPMScheduler):
+            variance_type = scheduler.config.variance_type
+            if variance_type == "learned" or (variance_type == "learned_range" and unet.out_channels == 3):
+                raise ValueError(
+                    f"`scheduler` has variance_type={variance_type!r} and `unet` gives {unet.out_channels} channels;"
+                    " use 'learned_range' with 6 channels, or 'fixed_small' or 'fixed_large'."
+                )
+
+    def check_inputs(
+        self,
+        prompt,
+        image,
+        mask_image,
+        negative_prompt,
+        num_inference_steps,
+        strength,
+        num_images_per_prompt,
+        num_augmentations,
+        scales,
+        guidance_gradient,
+        match_release,
+        padding_mask_crop,
+        class_labels,
+        generator,
+        latents,
+        output_type,
+        callback_on_step_end_tensor_inputs,
+    ) -> None:
+        """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
+        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if name == "negative_prompt" and text is None:
+                continue
+            texts = text if isinstance(text, list) else [text]
+            if not texts or not all(isinstance(item, str) for item in texts):
+                raise TypeError(f"`{name}` must be a string or a non-empty list of strings, not {text!r}.")
+
+        images = to_image_list(image, "image", 3)
+        masks = None if mask_image is None else to_image_list(mask_image, "mask_image", 1)
+        lengths = {
+            "prompt": len(prompt) if isinstance(prompt, list) else 1,
+            "image": len(images),
+            "mask_image": 1 if masks is None else len(masks),
+            "negative_prompt": len(negative_prompt) if isinstance(negative_prompt, list) else 1,
+        }
+        num_edits = max(lengths.values())
+        for name, length in lengths.items():
+            if length not in (1, num_edits):
+                raise ValueError(f"`{name}` is a list of {length}; expected 1 or {num_edits} as in the longest list.")
+        for index, mask in enumerate(masks or []):
+            for photo in images if len(masks) == 1 else [images[index % len(images)]]:
+                if size_of(mask) != size_of(photo):
+                    raise ValueError(
+                        f"`mask_image` is {size_of(mask)[1]}×{size_of(mask)[0]} and `image` is"
+                        f" {size_of(photo)[1]}×{size_of(photo)[0]} pixels (width×height); they must be the same size."
+                    )
+            brightest = mask.getextrema()[1] / 255 if isinstance(mask, PIL.Image.Image) else mask.max().item()
+            if brightest < 0.5:
+                raise ValueError("`mask_image` has nothing white in it; paint white what is to be edited.")
+
+        for name, value in (
+            ("num_inference_steps", num_inference_steps),
+            ("num_images_per_prompt", num_images_per_prompt),
+        ):
+            if not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(f"`{name}` is {value!r}; expected a whole number of at least 1.")
+        if num_inference_steps > self.scheduler.config.num_train_timesteps:
+            raise ValueError(
+                f"`num_inference_steps` is {num_inference_steps}; the network knows at most"
+                f" {self.scheduler.config.num_train_timesteps} timesteps."
+            )
+        if not isinstance(strength, numbers.Real) or not 0 < strength <= 1:
+            raise ValueError(f"`strength` is {strength!r}; expected a number above 0 and at most 1.")
+        if self.num_steps_left(num_inference_steps, strength) == 0:
+            raise ValueError(
+                f"`strength` {strength} of `num_inference_steps` {num_inference_steps} leaves no step to take; raise"
+                " one of them."
+            )
+        if not isinstance(num_augmentations, numbers.Integral) or num_augmentations < 0:
+            raise ValueError(f"`num_augmentations` is {num_augmentations!r}; expected a whole number of at least 0.")
+        for name, value in scales.items():
+            if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
+                raise ValueError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
+        if guidance_gradient not in ("sample", "estimate"):
+            raise ValueError(f"`guidance_gradient` is {guidance_gradient!r}; expected 'sample' or 'estimate'.")
+        if match_release and not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
+            raise ValueError(
+                f"`match_release=True` with {type(self.scheduler).__name__}: the released editor has DDPM and DDIM"
+                " only; set `scheduler` to DDPMScheduler or DDIMScheduler."
+            )
+
+        if padding_mask_crop is not None:
+            if not isinstance(padding_mask_crop, numbers.Integral) or padding_mask_crop < 0:
+                raise ValueError(f"`padding_mask_crop` is {padding_mask_crop!r}; expected a number of pixels ≥ 0.")
+            if masks is None:
+                raise ValueError("`padding_mask_crop` needs a `mask_image` to crop to.")
+            if output_type == "latent":
+                raise ValueError("`padding_mask_crop` returns the photo; `output_type` cannot be 'latent' with it.")
+            if output_type != "pil" and len({size_of(photo) for photo in images}) > 1:
+                raise ValueError(
+                    f"`image` holds photos of different sizes, which `output_type` {output_type!r} cannot return;"
+                    " use 'pil' with `padding_mask_crop`."
+                )
+
+        batch_size = num_edits * num_images_per_prompt
+        if isinstance(generator, list):
+            if len(generator) != batch_size or not all(isinstance(item, torch.Generator) for item in generator):
+                raise ValueError(
+                    f"`generator` is a list of {len(generator)}; expected {batch_size} torch generators, one for each"
+                    " picture."
+                )
+        elif generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"`generator` must be a torch.Generator or a list of them, not {type(generator).__name__}."
+            )
+        shape = (batch_size, 3, *self.sample_size)
+        if latents is not None:
+            if not isinstance(latents, torch.Tensor) or tuple(latents.shape) != shape:
+                found = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
+                raise ValueError(f"`latents` is {found}; expected a tensor of shape {shape}.")
+            if not torch.isfinite(latents).all():
+                raise ValueError("`latents` holds NaN or infinite values; expected Gaussian noise.")
+        if class_labels is not None:
+            if self.unet.config.num_class_embeds is None:
+                raise ValueError("`class_labels` given, but `unet` is not class-conditional; leave it out.")
+            labels = torch.as_tensor(class_labels)
+            if labels.is_floating_point() or labels.numel() not in (1, batch_size):
+                raise ValueError(f"`class_labels` is {class_labels!r}; expected one class or one for each picture.")
+            if labels.min() < 0 or labels.max() >= self.unet.config.num_class_embeds:
+                raise ValueError(
+                    f"`class_labels` is {class_labels!r}; expected classes 0…{self.unet.config.num_class_embeds - 1}."
+                )
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np', 'pt' or 'latent'.")
+        unknown = set(callback_on_step_end_tensor_inputs or []) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; expected some of"
+                f" {self._callback_tensor_inputs}."
+            )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Preparation
+    # -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def sample_size(self) -> tuple[int, int]:
+        """`(height, width)` the UNet works at."""
+        size = self.unet.config.sample_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @staticmethod
+    def num_steps_left(num_inference_steps: int, strength: float) -> int:
+        # the tolerance keeps 0.29 · 100 = 28.999999999999996 from losing a step
+        return min(int(num_inference_steps * strength + 1e-6), num_inference_steps)
+
+    def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
+        """CLIP's text embeddings, shape `(len(prompt), D)`, fp32. Text beyond CLIP's length is cut with a warning."""
+        device = self._execution_device
+        max_length = self.clip_model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(
+            prompt, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
+        ).input_ids
+        untruncated = self.tokenizer(prompt, padding="longest", return_tensors="pt").input_ids
+        if untruncated.shape[-1] > max_length:
+            removed = self.tokenizer.batch_decode(untruncated[:, max_length - 1 : -1], skip_special_tokens=True)
+            logger.warning(
+                "The following part of your input was truncated because CLIP can only handle sequences up to"
+                f" {max_length} tokens: {removed}"
+            )
+        return self.clip_model.get_text_features(input_ids=tokens.to(device)).pooler_output.float()
+
+    def get_timesteps(
+        self, num_inference_steps: int, strength: float, match_release: bool, device: torch.device
+    ) -> torch.Tensor:
+        """The timesteps that are left after skipping the first `1 − strength` of them, first to last."""
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        timesteps, order = self.scheduler.timesteps, self.scheduler.order
+        if match_release:
+            released = released_timesteps(num_inference_steps, self.scheduler.config.num_train_timesteps)
+            timesteps = torch.tensor(released, device=device)
+        start = (num_inference_steps - self.num_steps_left(num_inference_steps, strength)) * order
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(start)
+        return timesteps[start:]
+
+    def prepare_image(self, image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
+        """A picture at the UNet's size: shape `(1, C, H, W)`, in [0, 1], fp32."""
+        image = image if isinstance(image, PIL.Image.Image) else image[None]
+        return self.image_processor.preprocess(image, *self.sample_size).to(self._execution_device)
+
+    def prepare_mask(self, mask: PIL.Image.Image | torch.Tensor | None, soft_mask: bool) -> torch.Tensor:
+        """A mask at the UNet's size: shape `(1, 1, H, W)`, in [0, 1], binary unless `soft_mask`.
+
+        Raises:
+            ValueError: the mask is so small that nothing is left of it at the UNet's size.
+        """
+        if mask is None:
+            return torch.ones(1, 1, *self.sample_size, device=self._execution_device)
+        mask = self.prepare_image(mask)
+        mask = mask if soft_mask else (mask >= 0.5).float()
+        if not mask.any():
+            raise ValueError(
+                f"`mask_image` has nothing white left at the network's size of {self.sample_size[1]}×"
+                f"{self.sample_size[0]} pixels; paint a larger region or set `padding_mask_crop`."
+            )
+        return mask
+
+    def crop_region(
+        self, mask: PIL.Image.Image | torch.Tensor, padding: int, soft_mask: bool
+    ) -> tuple[int, int, int, int]:
+        """`(left, top, right, bottom)` round the white of a mask, with `padding`, of the UNet's aspect if it fits."""
+        mask = mask if isinstance(mask, PIL.Image.Image) else to_pil(mask)
+        if not soft_mask:
+            mask = mask.point(lambda value: 255 * (value >= 128))
+        height, width = self.sample_size
+        return self.image_processor.get_crop_region(mask, width, height, pad=padding)
+
+    def uncrop(
+        self,
+        picture: torch.Tensor,
+        photo: PIL.Image.Image | torch.Tensor,
+        mask: PIL.Image.Image | torch.Tensor,
+        region: tuple[int, int, int, int],
+        pasting: bool,
+        soft_mask: bool,
+    ) -> torch.Tensor:
+        """The edited crop `(3, H, W)` put back into its photo through the mask: `(1, 3, height, width)`, in [0, 1]."""
+        photo = to_tensor(photo).to(picture.device, copy=True)
+        left, top, right, bottom = region
+        size = (bottom - top, right - left)
+        window = F.interpolate(picture[None], size, mode="bicubic", antialias=True).clamp(0, 1)[0]
+        if pasting:
+            weights = to_tensor(mask)[:, top:bottom, left:right].to(picture.device)
+            weights = weights if soft_mask else (weights >= 0.5).float()
+            window = paste(photo[:, top:bottom, left:right], window, weights)
+        photo[:, top:bottom, left:right] = window
+        return photo[None]
+
+    def prepare_class_labels(
+        self,
+        class_labels: int | list[int] | torch.Tensor | None,
+        generators: list[torch.Generator] | torch.Generator,
+        batch_size: int,
+    ) -> torch.Tensor | None:
+        """The classes of a class-conditional network, shape `(B,)`: those given, or fresh random ones."""
+        num_classes = self.unet.config.num_class_embeds
+        if num_classes is None:
+            return None
+        if class_labels is None:
+            draws = uniform(generators, (batch_size, 1), self._execution_device)
+            return (draws.flatten() * num_classes).long()
+        return torch.as_tensor(class_labels, device=self._execution_device).flatten().expand(batch_size)
+
+    def prepare_latents(
+        self,
+        image: torch.Tensor,
+        timestep: torch.Tensor,
+        generator: list[torch.Generator] | torch.Generator,
+        latents: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The source noised to the first timestep: x_k ~ q(x_k | x), by `latents` if given."""
+        if latents is None:
+            latents = randn_tensor(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+        return self.scheduler.add_noise(image, latents.to(image), timestep.expand(len(image)))
+
+    def prepare_extra_step_kwargs(self, generator: list[torch.Generator] | torch.Generator) -> dict:
+        accepts_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        return {"generator": generator} if accepts_generator else {}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The steps of the algorithm
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def predict(
+        self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One forward of the UNet: the predicted noise and, if the network learned one, the raw variance, in fp32."""
+        model_input = self.scheduler.scale_model_input(sample, timestep).to(self.unet.dtype)
+        output = self.unet(model_input, timestep, class_labels=class_labels).sample.float()
+        noise_pred, variance_pred = output[:, :3], output[:, 3:]
+        return noise_pred, variance_pred if variance_pred.shape[1] else None
+
+    def clip_embed(self, images: torch.Tensor) -> torch.Tensor:
+        """CLIP's image embeddings `(N, D)` of pictures `(N, 3, S, S)` in [0, 1] at CLIP's own size, in fp32."""
+        mean = images.new_tensor(self.feature_extractor.image_mean).view(1, 3, 1, 1)
+        std = images.new_tensor(self.feature_extractor.image_std).view(1, 3, 1, 1)
+        pixel_values = ((images - mean) / std).to(self.clip_model.dtype)
+        return self.clip_model.get_image_features(pixel_values=pixel_values).pooler_output.float()
+
+    @property
+    def clip_size(self) -> int:
+        return self.clip_model.config.vision_config.image_size
+
+    def clip_loss(self, estimate: torch.Tensor, guidance: Guidance, warps: torch.Tensor) -> torch.Tensor:
+        """D_CLIP: the distance of the masked estimate to the prompt, averaged over the copies. Shape `(B,)`."""
+        plain = F.adaptive_avg_pool2d(estimate * guidance.mask, self.clip_size)
+        copies = [plain] + [warp(plain, warps[:, n]) for n in range(warps.shape[1])]
+        embeds = self.clip_embed(torch.cat(copies).add(1).div(2)).unflatten(0, (len(copies), -1))
+        loss = spherical_distance(embeds, guidance.text_embeds).mean(dim=0)
+        return loss - guidance.negative_weights * spherical_distance(embeds, guidance.negative_embeds).mean(dim=0)
+
+    def background_loss(self, estimate: torch.Tensor, guidance: Guidance) -> torch.Tensor:
+        """D_bg of Algorithm 1: how far the estimate has left the source outside the mask. Shape `(B,)`."""
+        background = estimate * (1 - guidance.mask)
+        # the released code compares with the whole source and takes the MSE's mean over the batch too
+        source = guidance.image if guidance.match_release else guidance.image * (1 - guidance.mask)
+        shared = len(estimate) if guidance.match_release else 1
+        loss = guidance.mse_scale / shared * background_mse(background, source)
+        if guidance.lpips_scale:
+            loss = loss + guidance.lpips_scale * self.lpips(background, source).flatten()
+        return loss
+
+    @property
+    def lpips(self) -> torch.nn.Module:
+        """The perceptual distance of Zhang et al. 2018 on VGG16, made at first use.
+
+        Raises:
+            ImportError: the package `lpips` is not installed.
+            OSError: its backbone is neither in torch's cache nor can it be downloaded.
+        """
+        if self._lpips is None:
+            try:
+                import lpips
+            except ImportError as error:
+                raise ImportError("`background_lpips_scale` needs the package lpips: `pip install lpips`.") from error
+            try:
+                self._lpips = lpips.LPIPS(net="vgg", verbose=False).eval()
+            except OSError as error:
+                raise OSError(
+                    "`background_lpips_scale` needs torchvision's VGG16, which could not be downloaded: put"
+                    f" vgg16-397923af.pth into {torch.hub.get_dir()}/checkpoints."
+                ) from error
+        return self._lpips.to(self._execution_device)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No gradients for weights: autograd then keeps and computes only what the pictures' gradient needs."""
+        parameters = [*self.unet.parameters(), *self.clip_model.parameters()]
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+    def guide(
+        self,
+        sample: torch.Tensor,
+        pred_original_sample: torch.Tensor,
+        signal: float,
+        noise: float,
+        guidance: Guidance,
+        warps: torch.Tensor,
+    ) -> torch.Tensor:
+        """The direction in which the losses fall, −∇ℒ, of the shape of `sample`.
+
+        With `guidance.gradient == "sample"` the gradient is taken with respect to x_t, through the UNet, and CLIP sees
+        √(1−ᾱ_t)·x̂_0 + (1 − √(1−ᾱ_t))·x_t as in the released code. With `"estimate"` it is taken at x̂_0, as the paper
+        writes it.
+        """
+        scale = (signal**2 + noise**2) ** 0.5  # 1 for DDPM and its kin: there √(1−ᾱ_t) is `noise` itself
+        with torch.enable_grad():
+            if guidance.gradient == "estimate":
+                pred_original_sample = wrt = pred_original_sample.detach().requires_grad_()
+                seen = pred_original_sample
+            else:
+                wrt = sample
+                share = noise / scale
+                seen = share * pred_original_sample + (1 - share) * sample / scale
+            loss = guidance.range_scale * range_penalty(pred_original_sample)
+            if guidance.clip_scale:
+                loss = loss + guidance.clip_scale * self.clip_loss(seen, guidance, warps)
+            if guidance.mse_scale or guidance.lpips_scale:
+                loss = loss + self.background_loss(seen, guidance)
+            gradient = torch.autograd.grad((loss * guidance.weights).sum(), wrt)[0]
+        return -gradient / scale if guidance.gradient == "estimate" else -gradient
+
+    def step(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        prev_timestep: torch.Tensor | None,
+        noise_pred: torch.Tensor,
+        variance_pred: torch.Tensor | None,
+        pred_original_sample: torch.Tensor,
+        gradient: torch.Tensor | None,
+        step_noise: torch.Tensor | None,
+        extra_step_kwargs: dict,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """From x_t to x_{t−1}: the guided reverse step.
+
+        DDPM shifts the mean, x_{t−1} ~ N(μ + Σ·g, Σ) (Algorithm 2; Dhariwal & Nichol, Algorithm 1). Any other
+        scheduler steps with ε̂ = ε − √(1−ᾱ_t)·g (Dhariwal & Nichol, Algorithm 2). DDPM and DDIM go to the timestep that
+        really comes next, also where timesteps are unevenly spaced, so that blending meets the right level.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: x_{t−1} and the clean estimate, both of the shape of `sample`.
+        """
+        scheduler, config = self.scheduler, self.scheduler.config
+        signal, noise = noise_level(scheduler, timestep)
+        if isinstance(scheduler, DDPMScheduler):
+            if config.clip_sample:
+                pred_original_sample = pred_original_sample.clamp(-config.clip_sample_range, config.clip_sample_range)
+            alpha_bar_prev = 1.0 if prev_timestep is None else noise_level(scheduler, prev_timestep)[0] ** 2
+            mean, variance = ddpm_posterior(
+                sample,
+                pred_original_sample,
+                variance_pred if config.variance_type == "learned_range" else None,
+                signal**2,
+                alpha_bar_prev,
+                fixed_large=config.variance_type.startswith("fixed_large"),
+            )
+            if gradient is not None:
+                mean = mean + variance * gradient
+            if prev_timestep is None:
+                return mean, pred_original_sample
+            return mean + variance.sqrt() * step_noise, pred_original_sample
+
+        if gradient is not None:
+            noise_pred = noise_pred - noise * gradient
+            pred_original_sample = clean_estimate(sample, noise_pred, signal, noise)
+        if isinstance(scheduler, DDIMScheduler):
+            if config.clip_sample:
+                pred_original_sample = pred_original_sample.clamp(-config.clip_sample_range, config.clip_sample_range)
+            if prev_timestep is None:
+                alpha_bar_prev = scheduler.final_alpha_cumprod.item()
+            else:
+                alpha_bar_prev = noise_level(scheduler, prev_timestep)[0] ** 2
+            # DDIM, eq. 12, with σ = 0
+            prev_sample = alpha_bar_prev**0.5 * pred_original_sample + (1 - alpha_bar_prev) ** 0.5 * noise_pred
+            return prev_sample, pred_original_sample
+        prev_sample = scheduler.step(noise_pred, timestep, sample, **extra_step_kwargs).prev_sample
+        return prev_sample, pred_original_sample
+
+    def noised_background(
+        self,
+        source: torch.Tensor,
+        timestep: torch.Tensor,
+        prev_timestep: torch.Tensor | None,
+        generators: list[torch.Generator] | torch.Generator,
+        match_release: bool,
+    ) -> torch.Tensor:
+        """x_bg ~ q(x_{t−1} | x), after the last step the source itself; as released, q(x_t | x), one draw for all."""
+        if match_release:
+            shape, level = (1, *source.shape[1:]), timestep
+        elif prev_timestep is None:
+            return source
+        else:
+            shape, level = source.shape, prev_timestep
+        noise = randn_tensor(shape, generator=generators, device=source.device, dtype=source.dtype)
+        return self.scheduler.add_noise(source, noise, level.expand(len(source)))
+
+    def clip_distance(
+        self, images: torch.Tensor, mask: torch.Tensor, text_embeds: torch.Tensor, match_release: bool = False
+    ) -> torch.Tensor:
+        """The CLIP distance by which results are ranked, of the plain masked picture. Shape `(B,)`.
+
+        Args:
+            images (`torch.Tensor` of shape `(B, 3, H, W)`): in [0, 1].
+            mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1].
+            text_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of the prompts.
+            match_release (`bool`): as released: black instead of mid-grey outside the mask, and CLIP's
+                normalisation left out.
+        """
+        if not match_release:
+            masked = F.adaptive_avg_pool2d((2 * images - 1) * mask, self.clip_size)
+            return spherical_distance(self.clip_embed(masked.add(1).div(2)), text_embeds)
+        size = (self.clip_size, self.clip_size)
+        pixel_values = F.interpolate(images * mask, size, mode="bilinear").to(self.clip_model.dtype)
+        embeds = self.clip_model.get_image_features(pixel_values=pixel_values).pooler_output.float()
+        return spherical_distance(embeds, text_embeds)
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        prompt: str | list[str],
+        image: PipelineImageInput,
+        mask_image: PipelineImageInput | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_inference_steps: int | None = None,
+        strength: float | None = None,
+        num_images_per_prompt: int = 1,
+        clip_guidance_scale: float | None = None,
+        range_guidance_scale: float | None = None,
+        num_augmentations: int | None = None,
+        guidance_gradient: str = "sample",
+        blend: bool = True,
+        background_mse_scale: float = 0.0,
+        background_lpips_scale: float = 0.0,
+        enforce_background: bool = True,
+        match_release: bool = False,
+        padding_mask_crop: int | None = None,
+        class_labels: int | list[int] | torch.Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[["BlendedDiffusionPipeline", int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (diffusers' own signature)
+        soft_mask: bool = False,
+    ) -> BlendedDiffusionPipelineOutput | tuple:
+        """
+        Edits the masked region of one or several photos to fit one or several prompts.
+
+        `prompt`, `image`, `mask_image` and `negative_prompt` may each be one or a list; lists have the same length.
+
+        Args:
+            prompt (`str` or `list[str]`):
+                What the masked region should show. The empty prompt means no guidance at all.
+            image (`PipelineImageInput`):
+                The photo: PIL, NumPy `(H, W, 3)` or torch `(3, H, W)`; arrays in [0, 1], or `uint8`.
+            mask_image (`PipelineImageInput`, *optional*):
+                White is edited, black is kept; of the photo's size. NumPy `(H, W[, 1])`, torch `([1, ]H, W)`.
+                Becomes black or white at 0.5 after resizing, unless `soft_mask`. Without it all is edited.
+            negative_prompt (`str` or `list[str]`, *optional*):
+                What the region should not show: its CLIP distance is raised with the weight of
+                `clip_guidance_scale`.
+            num_inference_steps (`int`, *optional*):
+                How many timesteps the whole way from noise to picture has.
+            strength (`float`, *optional*):
+                The share of that way which is gone, in (0, 1]: with 0.75 of 100 steps the photo is noised to the 26th
+                and 75 steps are taken (the released editor's "skip 25 of 100").
+            num_images_per_prompt (`int`, defaults to 1):
+                How many pictures to make for each prompt.
+            clip_guidance_scale (`float`, *optional*):
+                Weight of the CLIP distance.
+            range_guidance_scale (`float`, *optional*):
+                Weight of the penalty on values outside [−1, 1].
+            num_augmentations (`int`, *optional*):
+                How many copies of the estimate CLIP sees. The first is plain, the others are warped at random; 0 and 1
+                both mean the plain one alone.
+            guidance_gradient (`str`, defaults to `"sample"`):
+                `"sample"` differentiates with respect to x_t, through the UNet (released code); `"estimate"` with
+                respect to x̂_0 (the paper's formula), which needs no backward pass of the UNet.
+            blend (`bool`, defaults to `True`):
+                Blend the noised photo in outside the mask after each step. `False`, with a background scale, is local
+                CLIP-guided diffusion, the paper's baseline (Algorithm 1).
+            background_mse_scale, background_lpips_scale (`float`, defaults to 0):
+                Weights of the background's squared and perceptual (LPIPS with VGG16) difference.
+            enforce_background (`bool`, defaults to `True`):
+                Put the photo's own pixels back outside the mask, exactly.
+            match_release (`bool`, defaults to `False`):
+                Do as the released editor where it differs from the paper: timesteps spaced as guided-diffusion does,
+                the background noised to level t instead of t−1 with one draw for the whole batch, its background loss,
+                its random order, its ranking distance, the last clean estimate as the result, and no pasting with
+                `blend=False`. A single `generator` then serves the whole batch jointly. DDPM and DDIM only.
+            padding_mask_crop (`int`, *optional*):
+                Work on the crop round the mask, with this margin in pixels, and return the photo at its own size.
+                Without it the photo is resized to the UNet's size and returned so.
+            class_labels (`int`, `list[int]` or `torch.Tensor`, *optional*):
+                For class-conditional networks. Left out, a fresh random class is drawn at every step, as released.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Makes the result deterministic. Each picture depends on its own generator alone, whatever the batch.
+                With a single one, the first picture uses it and the others are seeded from it.
+            latents (`torch.Tensor` of shape `(B, 3, H, W)`, *optional*):
+                Gaussian noise that carries the photo to the first timestep, drawn from `generator` if left out.
+            output_type (`str`, defaults to `"pil"`):
+                `"pil"`, `"np"`, `"pt"` or, for the last sample unpasted and in [−1, 1], `"latent"`.
+            return_dict (`bool`, defaults to `True`):
+                Whether to return a [`BlendedDiffusionPipelineOutput`] or a plain tuple.
+            callback_on_step_end (`Callable`, *optional*):
+                Called after each step as `callback(pipe, step, timestep, callback_kwargs)`; returns a dictionary whose
+                `latents` and `pred_original_sample` replace the pipeline's. Setting `pipe._interrupt = True` ends the
+                loop; the result is then the last clean estimate.
+            callback_on_step_end_tensor_inputs (`list[str]`, defaults to `["latents"]`):
+                What `callback_kwargs` holds: `latents` (x_{t−1} after blending) and `pred_original_sample` (x̂_0).
+            soft_mask (`bool`, defaults to `False`):
+                Keep the greys of `mask_image` as blending weights.
+
+        Examples:
+
+        Returns:
+            [`BlendedDiffusionPipelineOutput`] or `tuple`: `(images, clip_distances, ranking)`.
+
+        Raises:
+            ValueError, TypeError: an argument is wrong; the message names it and says what would be right.
+        """
+        config = self.config
+        num_inference_steps = (
+            config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
+        )
+        strength = config.default_strength if strength is None else strength
+        num_augmentations = config.default_num_augmentations if num_augmentations is None else num_augmentations
+        if clip_guidance_scale is None:
+            clip_guidance_scale = config.default_clip_guidance_scale
+        if range_guidance_scale is None:
+            range_guidance_scale = config.default_range_guidance_scale
+
+        # 1. Check
+        self.check_components()
+        self.check_inputs(
+            prompt,
+            image,
+            mask_image,
+            negative_prompt,
+            num_inference_steps,
+            strength,
+            num_images_per_prompt,
+            num_augmentations,
+            {
+                "clip_guidance_scale": clip_guidance_scale,
+                "range_guidance_scale": range_guidance_scale,
+                "background_mse_scale": background_mse_scale,
+                "background_lpips_scale": background_lpips_scale,
+            },
+            guidance_gradient,
+            match_release,
+            padding_mask_crop,
+            class_labels,
+            generator,
+            latents,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        self._interrupt = False
+        device = self._execution_device
+
+        # 2. Encode the prompts, and line up one photo, mask and prompt for each picture
+        prompts = prompt if isinstance(prompt, list) else [prompt]
+        images = to_image_list(image, "image", 3)
+        masks = [None] if mask_image is None else to_image_list(mask_image, "mask_image", 1)
+        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""]
+        num_edits = max(len(prompts), len(images), len(masks), len(negatives))
+        batch_size = num_edits * num_images_per_prompt
+
+        def per_picture(tensor: torch.Tensor) -> torch.Tensor:
+            tensor = tensor if len(tensor) == num_edits else tensor.expand(num_edits, *tensor.shape[1:])
+            return tensor.repeat_interleave(num_images_per_prompt, dim=0)
+
+        regions = None
+        if padding_mask_crop is not None:
+            originals = [(images[i % len(images)], masks[i % len(masks)]) for i in range(num_edits)]
+            regions = [self.crop_region(mask, padding_mask_crop, soft_mask) for _, mask in originals]
+            images = [crop(photo, region) for (photo, _), region in zip(originals, regions, strict=True)]
+            masks = [crop(mask, region) for (_, mask), region in zip(originals, regions, strict=True)]
+        pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
+        mask = per_picture(torch.cat([self.prepare_mask(item, soft_mask) for item in masks]))
+        source = self.image_processor.normalize(pictures)
+        text_embeds = per_picture(self.encode_prompt(prompts))
+        guidance = Guidance(
+            text_embeds=text_embeds,
+            weights=per_picture(torch.tensor([float(text != "") for text in prompts], device=device)),
+            negative_embeds=per_picture(self.encode_prompt(negatives)),
+            negative_weights=per_picture(torch.tensor([float(text != "") for text in negatives], device=device)),
+            image=source,
+            mask=mask,
+            gradient=guidance_gradient,
+            clip_scale=clip_guidance_scale,
+            range_scale=range_guidance_scale,
+            mse_scale=background_mse_scale,
+            lpips_scale=background_lpips_scale,
+            match_release=match_release,
+        )
+        guided = guidance.active
+
+        # 3. Noise the photo to the first timestep
+        timesteps = self.get_timesteps(num_inference_steps, strength, match_release, device)
+        self._num_timesteps = len(timesteps)
+        generators = generators_per_image(generator, batch_size)
+        if match_release and isinstance(generator, torch.Generator):
+            generators = generator
+        latents = self.prepare_latents(source, timesteps[0], generators, latents)
+        extra_step_kwargs = self.prepare_extra_step_kwargs(generators)
+        draws_step_noise = match_release or isinstance(self.scheduler, DDPMScheduler)
+        num_warps = max(num_augmentations - 1, 0)
+
+        # 4. Denoise. The order of the draws is the released one: step noise, warps, background noise
+        with self.progress_bar(total=len(timesteps)) as progress_bar, self.frozen():
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+                prev_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
+                labels = self.prepare_class_labels(class_labels, generators, batch_size)
+                step_noise = None
+                if draws_step_noise:
+                    step_noise = randn_tensor(latents.shape, generator=generators, device=device, dtype=latents.dtype)
+
+                # estimate: x̂_0, the only forward of the UNet in this step
+                signal, noise = noise_level(self.scheduler, t)
+                with torch.set_grad_enabled(guided and guidance_gradient == "sample"):
+                    sample = latents.detach().requires_grad_(torch.is_grad_enabled())
+                    noise_pred, variance_pred = self.predict(sample, t, labels)
+                    pred_original_sample = clean_estimate(sample, noise_pred, signal, noise)
+
+                # guide: the direction in which the estimate comes closer to the prompt. The warps are drawn in any
+                # case: what a picture draws must not depend on whether its neighbours are guided
+                gradient = None
+                warps = uniform(generators, (batch_size, num_warps, NUM_WARP_PARAMETERS), device)
+                if guided:
+                    gradient = self.guide(sample, pred_original_sample, signal, noise, guidance, warps)
+
+                # step: x_{t−1} of the foreground
+                latents, pred_original_sample = self.step(
+                    sample.detach(),
+                    t,
+                    prev_t,
+                    noise_pred.detach(),
+                    None if variance_pred is None else variance_pred.detach(),
+                    pred_original_sample.detach(),
+                    gradient,
+                    step_noise,
+                    extra_step_kwargs,
+                )
+
+                # blend: the photo, noised to the same level, outside the mask
+                if blend:
+                    background = self.noised_background(source, t, prev_t, generators, match_release)
+                    latents = composite(latents, background, mask)
+
+                if callback_on_step_end is not None:
+                    callback_kwargs = {}
+                    for name in callback_on_step_end_tensor_inputs:
+                        callback_kwargs[name] = locals()[name]
+                    callback_outputs = callback_on_step_end(self, i, t, callback_kwargs)
+                    latents = callback_outputs.pop("latents", latents)
+                    pred_original_sample = callback_outputs.pop("pred_original_sample", pred_original_sample)
+                progress_bar.update()
+
+        # 5. Paste the photo back outside the mask, and rank
+        result = pred_original_sample if match_release or self.interrupt else latents
+        edited = self.image_processor.denormalize(result)
+        # the released editor does not paste in local CLIP-guided diffusion
+        pasting = enforce_background and (blend or not match_release)
+        if pasting:
+            edited = paste(pictures, edited, mask)
+        clip_distances = self.clip_distance(edited, mask, text_embeds, match_release)
+        ranking = clip_distances.view(num_edits, num_images_per_prompt).argsort(dim=1)
+        ranking = ranking + num_images_per_prompt * torch.arange(num_edits, device=device)[:, None]
+
+        # 6. Return the pictures at their own size
+        if output_type == "latent":
+            outputs = result
+        elif regions is None:
+            outputs = self.image_processor.postprocess(edited, output_type)
+        else:
+            outputs = []
+            for index, picture in enumerate(edited):
+                edit = index // num_images_per_prompt
+                photo = self.uncrop(picture, *originals[edit], regions[edit], pasting, soft_mask)
+                outputs.extend(self.image_processor.postprocess(photo, output_type))
+            outputs = {"pil": list, "np": np.stack, "pt": torch.stack}[output_type](outputs)
+        self.maybe_free_model_hooks()
+
+        if not return_dict:
+            return outputs, clip_distances.tolist(), ranking.flatten().tolist()
+        return BlendedDiffusionPipelineOutput(
+            images=outputs, clip_distances=clip_distances.tolist(), ranking=ranking.flatten().tolist()
+        )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Saving
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes `model_index.json` and this source file beside it, so that the saved folder loads by itself."""
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+        source = Path(inspect.getfile(type(self)))
+        copy = Path(save_directory) / source.name
+        if not copy.exists() or not copy.samefile(source):
+            shutil.copyfile(source, copy)
+        index = Path(save_directory) / self.config_name
+        config = json.loads(index.read_text())
+        config["_class_name"] = [source.stem, type(self).__name__]
+        index.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
