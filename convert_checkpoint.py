@@ -1,0 +1,10 @@
+"""Convert a guided-diffusion checkpoint into a folder for `DiffusionPipeline.from_pretrained`, or back.
+
+python convert_checkpoint.py 256x256_diffusion_uncond.pt --output my-model
+"""
+
+from blended_diffusion.checkpoints.command import main
+
+
+if __name__ == "__main__":
+    main()
