@@ -1,0 +1,87 @@
+"""What the machine has, and what of it decides the last bits of a picture.
+
+What belongs here asks about devices, number formats, threads and versions. Models and pictures do not.
+"""
+
+import os
+import platform
+from importlib.metadata import version
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_choice_from_env
+
+from blended_diffusion import __version__
+from blended_diffusion.records import MadeWith
+
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MIXED_PRECISIONS = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def find_device(name: str | None = None, argument: str = "device") -> torch.device:
+    """The device called `name` (`"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"` …), or the one accelerate takes.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    if name is None:
+        return PartialState().device
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(
+            f"{argument} {name!r} is not here; this machine's default is {str(PartialState().device)!r}."
+        ) from None
+    return device
+
+
+def find_dtype(name: str | None = None, argument: str = "dtype") -> torch.dtype:
+    """The number format called `name`, or the one accelerate's environment asks for, else float32.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if name is None:
+        precision = parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
+        if precision not in MIXED_PRECISIONS:
+            raise ValueError(f"accelerate is set to {precision!r}; give {argument}, one of {', '.join(DTYPES)}.")
+        name = MIXED_PRECISIONS[precision]
+    if name not in DTYPES:
+        raise ValueError(f"{argument} {name!r} is unknown; give one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def released_device(gpu_id: int) -> str:
+    """The name of the device that the released editor takes for `--gpu_id`."""
+    return f"cuda:{gpu_id}" if torch.cuda.is_available() else "cpu"
+
+
+def be_reproducible(threads: int | None = None) -> None:
+    """Asks torch for algorithms that give the same bits every time; it warns of those that have none.
+
+    Args:
+        threads (`int`, *optional*): how many to use on the CPU, where sums are split among them.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # cuBLAS reads this when it starts
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def describe(device: torch.device, dtype: torch.dtype) -> MadeWith:
+    """What the pictures made on this machine have to remember of it."""
+    return MadeWith(
+        blended_diffusion=__version__,
+        torch=version("torch"),
+        diffusers=version("diffusers"),
+        transformers=version("transformers"),
+        python=platform.python_version(),
+        device=device.type,
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        dtype=str(dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )

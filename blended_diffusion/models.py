@@ -1,0 +1,150 @@
+"""A pipeline from a name: the bundled model, a folder, or a model on the Hugging Face Hub.
+
+What belongs here finds and loads weights. No code from a model's folder or repository is ever executed: its
+`model_index.json` is read as data, and every part is loaded by its stock class.
+"""
+
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import SchedulerMixin, UNet2DModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from blended_diffusion.demo import MODEL_FOLDER
+from pipeline_blended_diffusion import BlendedDiffusionPipeline
+
+
+BUNDLED = "bundled"
+NETWORKS = {"unet": UNet2DModel, "clip_model": CLIPModel}
+PARTS = {**NETWORKS, "tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor, "scheduler": SchedulerMixin}
+VOCABULARIES = ("tokenizer.json", "vocab.json")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pipeline and where it came from.
+
+    Attributes:
+        pipe (`BlendedDiffusionPipeline`): on the CPU.
+        name (`str`): `"bundled"`, a folder's absolute path, or a Hub id.
+        sha256 (`str`): of the weights of its UNet and CLIP.
+    """
+
+    pipe: BlendedDiffusionPipeline
+    name: str
+    sha256: str
+
+    @property
+    def size(self) -> int:
+        """The width and height of its pictures."""
+        return self.pipe.sample_size[0]
+
+
+def load_model(name: str = BUNDLED, dtype: torch.dtype = torch.float32, argument: str = "model") -> Model:
+    """Loads a pipeline that was saved by [`BlendedDiffusionPipeline.save_pretrained`].
+
+    Args:
+        name (`str`): `"bundled"`, a folder, or a Hub id such as `"somebody/some-model"`.
+        dtype (`torch.dtype`): of the UNet and CLIP.
+        argument (`str`): what to call `name` in error messages.
+
+    Raises:
+        ValueError: there is no such model, it is not one for this pipeline, or a part of it is missing or damaged.
+    """
+    folder = _find_folder(name, argument)
+    index = _read_index(folder, name, argument)
+    parts = {}
+    for part, stock_class in PARTS.items():
+        if part == "scheduler":
+            stock_class = getattr(diffusers, index[part][1])
+        options = {"torch_dtype" if part == "unet" else "dtype": dtype} if part in NETWORKS else {}
+        if part in NETWORKS:
+            options["use_safetensors"] = True  # never a pickle
+        try:
+            # transformers would make an empty tokenizer of an empty folder
+            if part == "tokenizer" and not any((folder / part / name).is_file() for name in VOCABULARIES):
+                raise FileNotFoundError("it has no vocabulary")
+            parts[part] = stock_class.from_pretrained(folder, subfolder=part, **options)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"{argument} {name!r} has a part {part!r} that cannot be loaded ({_first_line(error)})."
+            ) from error
+    known = inspect.signature(BlendedDiffusionPipeline.__init__).parameters
+    defaults = {key: value for key, value in index.items() if key.startswith("default_") and key in known}
+    pipe = BlendedDiffusionPipeline(**parts, **defaults)
+    height, width = pipe.sample_size
+    if height != width:
+        raise ValueError(f"{argument} {name!r} makes pictures of {width}×{height} pixels; square ones are needed.")
+    if folder == MODEL_FOLDER:
+        name = BUNDLED
+    elif Path(name).is_dir():
+        name = str(folder)
+    return Model(pipe, name, _hash(folder))
+
+
+def _find_folder(name: str, argument: str) -> Path:
+    if name == BUNDLED:
+        return MODEL_FOLDER
+    path = Path(name)
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise ValueError(
+            f"{argument} {name!r} is a file; give a model's folder (`blended-diffusion convert` makes one of a"
+            " guided-diffusion checkpoint)."
+        )
+    try:
+        parts = [f"{part}/*.{ending}" for part in PARTS for ending in ("json", "safetensors", "txt")]
+        return Path(snapshot_download(name, allow_patterns=["model_index.json", *parts]))
+    except HFValidationError:
+        raise ValueError(f"{argument} {name!r} is neither a folder nor a Hub id such as 'owner/name'.") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{argument} {name!r} is no folder here, and the Hugging Face Hub did not give it"
+            f" ({_first_line(error)}); give {BUNDLED!r}, a folder or a Hub id."
+        ) from None
+
+
+def _read_index(folder: Path, name: str, argument: str) -> dict:
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{argument} {name!r} has no model_index.json; give the folder of a saved pipeline."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{argument} {name!r} has an unreadable model_index.json ({_first_line(error)}).") from None
+    for part, stock_class in PARTS.items():
+        entry = index.get(part) if isinstance(index, dict) else None
+        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        suits = found == stock_class.__name__
+        if part == "scheduler":
+            found_class = getattr(diffusers, str(found), None)
+            suits = isinstance(found_class, type) and issubclass(found_class, SchedulerMixin)
+        if not suits:
+            raise ValueError(
+                f"{argument} {name!r} is not made for Blended Diffusion: its {part} is {found}, and a"
+                f" {stock_class.__name__} is needed."
+            )
+    return index
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for part in NETWORKS for path in (folder / part).glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

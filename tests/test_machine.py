@@ -1,0 +1,59 @@
+"""What the machine has: accelerate decides unless told otherwise."""
+
+import pytest
+import torch
+from accelerate import PartialState
+
+from blended_diffusion import machine
+
+
+def test_the_device_is_accelerates():
+    assert machine.find_device() == PartialState().device
+
+
+def test_a_device_can_be_named():
+    assert machine.find_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "cpu:x", "xla"])
+def test_a_device_that_is_not_here_is_one_sentence(name):
+    with pytest.raises(ValueError, match=f"^--device '{name}' is not here; this machine's default is '") as caught:
+        machine.find_device(name, "--device")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "dtype"),
+    [(None, torch.float32), ("no", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
+)
+def test_the_number_format_is_accelerates(monkeypatch, setting, dtype):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", setting)
+    assert machine.find_dtype() == dtype
+    assert machine.find_dtype("float32") == torch.float32
+
+
+def test_an_unknown_number_format_is_one_sentence(monkeypatch):
+    with pytest.raises(ValueError, match="--dtype 'float8' is unknown; give one of float32, float16, bfloat16"):
+        machine.find_dtype("float8", "--dtype")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(ValueError, match="accelerate is set to 'fp8'; give --dtype"):
+        machine.find_dtype(None, "--dtype")
+
+
+def test_the_released_gpu_id_falls_back_to_the_cpu():
+    assert machine.released_device(0) == ("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def test_being_reproducible_takes_the_threads_of_then():
+    threads = torch.get_num_threads()
+    try:
+        machine.be_reproducible(3)
+        assert torch.are_deterministic_algorithms_enabled()
+        described = machine.describe(torch.device("cpu"), torch.bfloat16)
+        assert (described.threads, described.dtype, described.device) == (3, "bfloat16", "cpu")
+        assert described.torch == torch.__version__.partition("+")[0]
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(False)
