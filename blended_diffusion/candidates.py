@@ -1,0 +1,323 @@
+"""One edit is many candidates: seeds, batches, the folder they are written to, resuming, ranking, making one again.
+
+What belongs here decides which pictures are made together and when they count as finished. The method is the
+pipeline's, the layout of pictures the gallery's.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import PIL.Image
+import PIL.ImageChops
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from diffusers import DDIMScheduler
+from diffusers.utils import logging
+
+from blended_diffusion import gallery
+from blended_diffusion.canvas import Canvas
+from blended_diffusion.inputs import Mask, Photo
+from blended_diffusion.models import Model
+from blended_diffusion.records import EditSettings, MadeWith, Origin, Record, Run, from_json, to_json
+
+
+logger = logging.get_logger(__name__)
+
+# what of the settings is not the pipeline's business
+OURS = ("ddim", "invert_mask", "context")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One picture as the model made it.
+
+    Attributes:
+        seed (`int`): its own.
+        batch (`list[int]`): the seeds of the batch it was computed in.
+        clip_distance (`float`): lower is better.
+        image (`PIL.Image.Image`): of the model's size.
+        steps (`list[PIL.Image.Image]`): the clean estimate after each step, if it was watched.
+    """
+
+    seed: int
+    batch: list[int]
+    clip_distance: float
+    image: PIL.Image.Image
+    steps: list[PIL.Image.Image]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What all candidates of an edit share.
+
+    Attributes:
+        model (`Model`): on its device.
+        photo (`Photo`), mask (`Mask`, *optional*): without a mask all of the photo is edited.
+        settings (`EditSettings`): with the model's defaults filled in.
+        canvas (`Canvas`): the photo, the mask and the square round it.
+    """
+
+    model: Model
+    photo: Photo
+    mask: Mask | None
+    settings: EditSettings
+    canvas: Canvas
+
+    @classmethod
+    def prepare(cls, model: Model, photo: Photo, mask: Mask | None, settings: EditSettings) -> "Edit":
+        """Fills in the model's defaults, gives it the scheduler that is wanted, and finds the square.
+
+        Raises:
+            ValueError: the mask is too thin for the model.
+        """
+        pipe = model.pipe
+        if settings.ddim:
+            pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        defaults = {
+            key.removeprefix("default_"): value for key, value in pipe.config.items() if key.startswith("default_")
+        }
+        chosen = {key: value for key, value in asdict(settings).items() if value is not None}
+        mask_image = PIL.Image.new("L", photo.image.size, 255) if mask is None else mask.image
+        canvas = Canvas.around(photo.image, mask_image, model.size, settings.context)
+        return cls(model, photo, mask, replace(settings, **{**defaults, **chosen}), canvas)
+
+    @property
+    def keep_background(self) -> bool:
+        """Whether the photo's own pixels are put back outside the mask; the released baseline does not."""
+        return self.settings.enforce_background and (self.settings.blend or not self.settings.match_release)
+
+    def make(self, seeds: list[int], watch: bool = False) -> list[Candidate]:
+        """Makes the pictures of these seeds in one batch.
+
+        Each has a CPU generator of its own, so that it depends neither on the device nor, but for rounding, on the
+        others.
+
+        Args:
+            seeds (`list[int]`): one for each picture.
+            watch (`bool`): keep the clean estimate after each step.
+
+        Raises:
+            ValueError: the pipeline does not accept the settings.
+            ArithmeticError: the numbers left the range of the model's number format.
+        """
+        steps: list[list[PIL.Image.Image]] = [[] for _ in seeds]
+
+        def keep_estimate(pipe, step: int, timestep, tensors: dict) -> dict:
+            estimate = tensors["pred_original_sample"].float()
+            pictures = pipe.image_processor.postprocess(estimate, do_denormalize=[True] * len(estimate))
+            for own, picture in zip(steps, pictures, strict=True):
+                own.append(picture)
+            return {}
+
+        arguments = {key: value for key, value in asdict(self.settings).items() if key not in OURS}
+        out = self.model.pipe(
+            image=self.canvas.model_image,
+            mask_image=self.canvas.model_mask,
+            num_images_per_prompt=len(seeds),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            callback_on_step_end=keep_estimate if watch else None,
+            callback_on_step_end_tensor_inputs=["pred_original_sample"],
+            **arguments,
+        )
+        if not all(math.isfinite(distance) for distance in out.clip_distances):
+            dtype = str(self.model.pipe.unet.dtype).removeprefix("torch.")
+            raise ArithmeticError(f"The pictures came out as NaN in {dtype}; use float32 or a smaller guidance scale.")
+        rows = zip(seeds, out.clip_distances, out.images, steps, strict=True)
+        return [Candidate(seed, seeds, distance, image, own) for seed, distance, image, own in rows]
+
+    def finish(self, candidate: Candidate) -> PIL.Image.Image:
+        """The photo at its own size with the candidate put into it."""
+        return self.canvas.paste(candidate.image, self.keep_background)
+
+    def record(self, candidate: Candidate, made_with: MadeWith) -> Record:
+        """What the candidate's picture has to remember."""
+        return Record(
+            settings=self.settings,
+            **self.origins,
+            seed=candidate.seed,
+            batch=candidate.batch,
+            clip_distance=candidate.clip_distance,
+            made_with=made_with,
+        )
+
+    @property
+    def origins(self) -> dict[str, Origin | None]:
+        photo, mask = self.photo, self.mask
+        return {
+            "photo": Origin(str(photo.path), photo.sha256),
+            "mask": None if mask is None else Origin(str(mask.path), mask.sha256),
+            "model": Origin(self.model.name, self.model.sha256),
+        }
+
+
+@dataclass
+class Results:
+    """A folder of results: `run.json`, `ranked/`, `films/`, `assets/`, `contact_sheet.png`, `before_after.png`.
+
+    A picture is finished when its JSON file is there, which is written last. Nothing finished is ever deleted.
+    """
+
+    folder: Path
+    run: Run
+
+    @classmethod
+    def open(cls, folder: Path, run: Run, resume: bool, argument: str = "folder") -> "Results":
+        """Opens `folder` for `run`, making it if need be.
+
+        Args:
+            folder (`Path`): where to write.
+            run (`Run`): what is wanted.
+            resume (`bool`): go on with the run that is there, in its batches, so that what is still to be made comes
+                out as it would have without the interruption.
+            argument (`str`): what to call `folder` in error messages.
+
+        Raises:
+            ValueError: the folder holds a different run, or cannot be written to.
+        """
+        try:
+            (folder / "ranked").mkdir(parents=True, exist_ok=True)
+            earlier = find_run(folder, argument)
+            if earlier is not None and (differences := earlier.differences(run)):
+                if cls(folder, earlier).finished():
+                    raise ValueError(
+                        f"{argument} {str(folder)!r} holds another edit ({earlier.settings.prompt!r}; different are:"
+                        f" {', '.join(differences)}); give another folder."
+                    )
+                earlier = None  # it came to nothing and stands in nobody's way
+            if earlier is not None and resume:
+                new = [seed for seed in run.seeds if seed not in earlier.seeds]
+                run = replace(run, batches=earlier.batches + split(new, run.batch_size))
+            results = cls(folder, run)
+            results.write_run()
+        except OSError as error:
+            raise ValueError(f"{argument} {str(folder)!r} cannot be written to ({error.strerror}).") from None
+        return results
+
+    def write_run(self) -> None:
+        gallery.write_text(to_json(self.run, indent=2) + "\n", self.folder / "run.json")
+
+    def finished(self) -> list[gallery.Entry]:
+        """The pictures of this run that are whole, best first."""
+        entries = []
+        for path in (self.folder / "ranked").glob("*.json"):
+            try:
+                record = from_json(Record, path.read_bytes())
+            except ValueError:
+                continue  # not one of ours
+            picture = path.with_suffix(".png")
+            if picture.exists() and not self.run.differences(record):
+                entries.append(gallery.Entry(picture, record.clip_distance, record.seed))
+        return sorted(entries, key=lambda entry: (entry.clip_distance, entry.seed))
+
+    def write(self, edit: Edit, candidate: Candidate, made_with: MadeWith) -> gallery.Entry:
+        """Writes all there is of one candidate, its JSON file last."""
+        run, profile = self.run, edit.photo.icc_profile
+        name = f"{candidate.clip_distance:.4f}_{run.stem}_seed_{candidate.seed}"
+        if run.film is not None:
+            (self.folder / "films").mkdir(exist_ok=True)
+            near = edit.canvas.close_up(512)
+            steps = [near.paste(step, edit.keep_background) for step in (*candidate.steps, candidate.image)]
+            gallery.write_film(gallery.film(near.photo, steps), self.folder / "films" / f"{name}.{run.film}")
+        if run.assets:
+            assets = self.folder / "assets"
+            assets.mkdir(exist_ok=True)
+            gallery.write_png(edit.canvas.model_image, assets / f"{run.stem}.png", profile)
+            gallery.write_png(edit.canvas.model_mask, assets / f"{run.stem}_mask.png")
+            gallery.write_png(candidate.image, assets / f"{run.stem}_seed_{candidate.seed}.png", profile)
+        record = edit.record(candidate, made_with)
+        picture = self.folder / "ranked" / f"{name}.png"
+        gallery.write_png(edit.finish(candidate), picture, profile, to_json(record))
+        gallery.write_text(to_json(record, indent=2) + "\n", picture.with_suffix(".json"))
+        return gallery.Entry(picture, candidate.clip_distance, candidate.seed)
+
+    def write_sheets(self, edit: Edit) -> list[gallery.Entry]:
+        """Writes the contact sheet and before/after of all that is finished, and returns it, best first."""
+        entries, canvas, title = self.finished(), edit.canvas, edit.settings.prompt
+        shown = (canvas.photo, canvas.mask, canvas.view)
+        sheet = gallery.contact_sheet(*shown, entries, title)
+        gallery.write_png(sheet, self.folder / "contact_sheet.png", edit.photo.icc_profile)
+        strip = gallery.before_after(*shown, entries[0].path, title)
+        gallery.write_png(strip, self.folder / "before_after.png", edit.photo.icc_profile)
+        return entries
+
+
+def find_run(folder: Path, argument: str = "folder") -> Run | None:
+    """The run that `folder` holds, if any.
+
+    Raises:
+        ValueError: its `run.json` is damaged.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    try:
+        return from_json(Run, path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{argument} {str(folder)!r} has a damaged run.json ({error}); give another folder."
+        ) from None
+
+
+def make_candidates(edit: Edit, results: Results, seeds: list[int], keep: bool) -> Iterator[gallery.Entry]:
+    """Makes and writes the pictures of `seeds`, batch by batch as `results.run` says; yields each when it is written.
+
+    A batch that does not fit into memory is halved, and so are all after it.
+
+    Args:
+        edit ([`Edit`]), results ([`Results`]): what to make, and where to write it.
+        seeds (`list[int]`): the pictures that are wanted.
+        keep (`bool`): leave out what is finished. A batch of which a part is missing is made as a whole, because
+            rounding depends on its size, and only the missing part is written.
+
+    Raises:
+        MemoryError: not even a single picture fits.
+    """
+    made_with = results.run.made_with
+    missing = set(seeds) - ({entry.seed for entry in results.finished()} if keep else set())
+    done: list[list[int]] = []
+    left = list(results.run.batches)
+    while left:
+        batch = left.pop(0)
+        if missing.isdisjoint(batch):
+            done.append(batch)
+            continue
+        try:
+            made = edit.make(batch, watch=results.run.film is not None)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            made = None  # what the error's traceback holds is freed when this clause ends
+        if made is None:
+            clear_device_cache(garbage_collection=True)
+            if len(batch) == 1:
+                raise MemoryError("One picture alone does not fit into the memory of the device.")
+            size = len(batch) // 2
+            left = [part for whole in (batch, *left) for part in split(whole, size)]
+            results.run = replace(results.run, batches=done + left)
+            results.write_run()
+            logger.warning(f"{len(batch)} pictures at once do not fit into memory: going on with {size}.")
+            continue
+        for candidate in made:
+            if candidate.seed in missing:
+                yield results.write(edit, candidate, made_with)
+        done.append(batch)
+
+
+def split(seeds: list[int], size: int) -> list[list[int]]:
+    """`seeds` in batches of at most `size`."""
+    return [seeds[start : start + size] for start in range(0, len(seeds), size)]
+
+
+def make_again(edit: Edit, record: Record) -> Candidate:
+    """The picture of `record`, computed in the batch it was born in."""
+    return edit.make(record.batch)[record.batch.index(record.seed)]
+
+
+def largest_difference(image: PIL.Image.Image, other: PIL.Image.Image) -> int | None:
+    """The largest difference of any channel of any pixel, in 0…255; `None` for pictures of different size or mode."""
+    if (image.mode, image.size) != (other.mode, other.size):
+        return None
+    extrema = PIL.ImageChops.difference(image, other).getextrema()
+    return max(high for _, high in (extrema if image.mode != "L" else [extrema]))
