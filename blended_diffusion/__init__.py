@@ -6,6 +6,7 @@ Each module does one thing and knows nothing of those above it:
 - `candidates`: one edit is many candidates: seeds, batches, resuming, ranking.
 - `canvas`: the photo's own resolution: the crop round the mask and the way back.
 - `inputs`, `gallery`: reading what people give; making what people look at.
+- `records`: what a picture remembers of its making; `machine`: what the machine has.
 - `models`: a pipeline from a folder, a Hub id or the bundled model.
 - `checkpoints`: guided-diffusion's weights to `UNet2DModel` and back.
 - `demo`: the bundled model.
@@ -16,4 +17,8 @@ The method itself does not belong here: it is in the pipeline file.
 from importlib.metadata import version
 
 
-__version__ = version("blended-diffusion")
+def __getattr__(name: str) -> str:
+    # asked for only when needed: the modules also work in a checkout that is not installed
+    if name == "__version__":
+        return version("blended-diffusion")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
