@@ -12,6 +12,9 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 
+# networks this small are slowed by a second thread, and sums split among threads round otherwise
+torch.set_num_threads(1)
+
 # the one table of tolerances, (relative, absolute), for every comparison of numbers
 TOLERANCES = {
     torch.float64: (1e-7, 1e-8),

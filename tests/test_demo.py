@@ -1,0 +1,67 @@
+import inspect
+
+import numpy as np
+import torch
+from conftest import assert_close
+from diffusers import DiffusionPipeline
+from huggingface_hub import ModelCard
+from PIL import Image
+
+import pipeline_blended_diffusion
+from blended_diffusion.checkpoints import to_guided_diffusion
+from blended_diffusion.demo import KNOWN_WORDS, MODEL_FOLDER
+from blended_diffusion.models import load_model
+
+
+def test_the_model_in_the_box_is_a_complete_folder():
+    pipe = DiffusionPipeline.from_pretrained(MODEL_FOLDER, custom_pipeline=str(MODEL_FOLDER), trust_remote_code=True)
+    source = inspect.getsource(pipeline_blended_diffusion)
+    assert (MODEL_FOLDER / "pipeline_blended_diffusion.py").read_text(encoding="utf-8") == source
+    assert pipe.unet.dtype == pipe.clip_model.dtype == torch.float32
+
+
+def test_it_knows_its_words():
+    """Its CLIP tells every word it claims to know from every other."""
+    pipe = load_model().pipe
+    words = torch.nn.functional.normalize(pipe.encode_prompt(list(KNOWN_WORDS)), dim=-1).detach()
+    likeness = words @ words.T - 2 * torch.eye(len(words))
+    assert likeness.max() < 0.95
+    photos = pipe.encode_prompt([f"a photo of a {word}" for word in KNOWN_WORDS])
+    nearest = (torch.nn.functional.normalize(photos, dim=-1) @ words.T).argmax(dim=-1)
+    assert (nearest == torch.arange(len(words))).float().mean() > 0.9
+
+
+def test_its_guidance_leads_to_the_word():
+    """Edits for one word come out closer to it than edits for another, by the distance they are ranked by."""
+    pipe = load_model().pipe
+    pipe.set_progress_bar_config(disable=True)
+    photo = Image.fromarray(np.random.default_rng(0).integers(90, 140, (64, 64, 3), dtype=np.uint8))
+    white = np.zeros((64, 64), dtype=bool)
+    white[16:48, 16:48] = True
+
+    def edit(word: str) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        options = {"num_inference_steps": 15, "num_images_per_prompt": 2, "generator": generators}
+        return pipe(word, photo, white, output_type="pt", **options).images
+
+    def distance(images: torch.Tensor, word: str) -> float:
+        mask = torch.from_numpy(white)[None, None].float().expand(2, -1, -1, -1)
+        return pipe.clip_distance(images, mask, pipe.encode_prompt([word])).mean().item()
+
+    rocks, tangerines = edit("rock"), edit("tangerine")
+    assert distance(rocks, "rock") < distance(tangerines, "rock") - 0.2
+    assert distance(tangerines, "tangerine") < distance(rocks, "tangerine") - 0.2
+
+
+def test_it_goes_back_to_guided_diffusion():
+    state = to_guided_diffusion(MODEL_FOLDER)
+    assert_close(state["out.2.bias"], load_model().pipe.unet.conv_out.bias, torch.float16)
+
+
+def test_its_card_is_a_valid_one():
+    card = ModelCard.load(MODEL_FOLDER / "README.md")
+    assert card.data.library_name == "diffusers" and card.data.license == "mit"
+    assert card.data.pipeline_tag == "image-to-image"
+    text = " ".join(card.text.split())
+    assert all(word in text for word in KNOWN_WORDS)
+    assert sum(path.stat().st_size for path in MODEL_FOLDER.rglob("*.safetensors")) < 40e6
