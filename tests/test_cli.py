@@ -66,7 +66,15 @@ def edit(files, tiny_model_dir):
 
 def start(*arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "blended_diffusion", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        # tests that run in the background inherit an ignored Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def ranked(folder: str) -> list[Path]:
