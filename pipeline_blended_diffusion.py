@@ -492,6 +492,25 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                     " use 'learned_range' with 6 channels, or 'fixed_small' or 'fixed_large'."
                 )
 
+    def check_steps(self, num_inference_steps: int, strength: float) -> None:
+        """Raises a `ValueError` if these leave no step to take, or more than the network knows."""
+        if not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1:
+            raise ValueError(
+                f"`num_inference_steps` is {num_inference_steps!r}; expected a whole number of at least 1."
+            )
+        if num_inference_steps > self.scheduler.config.num_train_timesteps:
+            raise ValueError(
+                f"`num_inference_steps` is {num_inference_steps}; the network knows at most"
+                f" {self.scheduler.config.num_train_timesteps} timesteps."
+            )
+        if not isinstance(strength, numbers.Real) or not 0 < strength <= 1:
+            raise ValueError(f"`strength` is {strength!r}; expected a number above 0 and at most 1.")
+        if self.num_steps_left(num_inference_steps, strength) == 0:
+            raise ValueError(
+                f"`strength` {strength} of `num_inference_steps` {num_inference_steps} leaves no step to take; raise"
+                " one of them."
+            )
+
     def check_inputs(
         self,
         prompt,
@@ -543,23 +562,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             if brightest < 0.5:
                 raise ValueError("`mask_image` has nothing white in it; paint white what is to be edited.")
 
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_images_per_prompt", num_images_per_prompt),
-        ):
-            if not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"`{name}` is {value!r}; expected a whole number of at least 1.")
-        if num_inference_steps > self.scheduler.config.num_train_timesteps:
+        self.check_steps(num_inference_steps, strength)
+        if not isinstance(num_images_per_prompt, numbers.Integral) or num_images_per_prompt < 1:
             raise ValueError(
-                f"`num_inference_steps` is {num_inference_steps}; the network knows at most"
-                f" {self.scheduler.config.num_train_timesteps} timesteps."
-            )
-        if not isinstance(strength, numbers.Real) or not 0 < strength <= 1:
-            raise ValueError(f"`strength` is {strength!r}; expected a number above 0 and at most 1.")
-        if self.num_steps_left(num_inference_steps, strength) == 0:
-            raise ValueError(
-                f"`strength` {strength} of `num_inference_steps` {num_inference_steps} leaves no step to take; raise"
-                " one of them."
+                f"`num_images_per_prompt` is {num_images_per_prompt!r}; expected a whole number of at least 1."
             )
         if not isinstance(num_augmentations, numbers.Integral) or num_augmentations < 0:
             raise ValueError(f"`num_augmentations` is {num_augmentations!r}; expected a whole number of at least 0.")

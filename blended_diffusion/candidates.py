@@ -70,7 +70,7 @@ class Edit:
         """Fills in the model's defaults, gives it the scheduler that is wanted, and finds the square.
 
         Raises:
-            ValueError: the mask is too thin for the model.
+            ValueError: the mask is too thin for the model, or there is no step to take.
         """
         pipe = model.pipe
         if settings.ddim:
@@ -79,9 +79,11 @@ class Edit:
             key.removeprefix("default_"): value for key, value in pipe.config.items() if key.startswith("default_")
         }
         chosen = {key: value for key, value in asdict(settings).items() if value is not None}
+        settings = replace(settings, **{**defaults, **chosen})
+        pipe.check_steps(settings.num_inference_steps, settings.strength)
         mask_image = PIL.Image.new("L", photo.image.size, 255) if mask is None else mask.image
         canvas = Canvas.around(photo.image, mask_image, model.size, settings.context)
-        return cls(model, photo, mask, replace(settings, **{**defaults, **chosen}), canvas)
+        return cls(model, photo, mask, settings, canvas)
 
     @property
     def keep_background(self) -> bool:

@@ -429,6 +429,8 @@ BAD_INPUT = [
     ("-o results/a.png", "--output_file 'results/a.png' is not a plain name"),
     ("-o a.jpg", "--output_file 'a.jpg' ends in '.jpg'; results are lossless"),
     ("--strenght 0.5", "No such option: --strenght .*--strength"),
+    ("--strength 0.01", "leaves no step to take"),
+    ("--num-inference-steps 2000", "`num_inference_steps` is 2000; the network knows at most 1000"),
     ("extra", "unexpected extra argument"),
     ("-p", "Option '-p' requires an argument"),
 ]
@@ -442,7 +444,7 @@ def test_bad_input_is_one_sentence(edit, capsys, flags, complaint):
     assert len(sentences) == 1 and sentences[0].startswith("blended-diffusion: error: ")
     assert re.search(complaint, sentences[0])
     assert out == "" and "Traceback" not in err
-    assert not list(Path().rglob("*_seed_*"))
+    assert not list(Path().rglob("*_seed_*")) and not Path("output").exists()
 
 
 @pytest.mark.parametrize(
