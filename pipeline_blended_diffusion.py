@@ -269,7 +269,7 @@ def _to_image(image, argument: str, channels: int) -> PIL.Image.Image | torch.Te
             f" {type(image).__name__}."
         )
     expected = f"({channels}, height, width)" if isinstance(image, torch.Tensor) else f"(height, width, {channels})"
-    tensor = torch.as_tensor(image)
+    tensor = torch.tensor(image) if isinstance(image, np.ndarray) else image
     if tensor.ndim == 2 and channels == 1:
         tensor = tensor[None]
     elif tensor.ndim == 3 and isinstance(image, np.ndarray):
