@@ -191,13 +191,13 @@ def warp(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
     angle = (2 * parameters[:, 1] - 1) * MAX_ROTATION
     shift = (2 * parameters[:, 2:4] - 1) * MAX_SHIFT * size
     matrix = get_affine_matrix2d(shift, ((size - 1) / 2).expand_as(shift), torch.ones_like(shift), angle)
-    moved = warp_affine(images, matrix[:, :2], (height, width), padding_mode="border", align_corners=False)
+    moved = warp_affine(images, matrix[:, :2], (height, width), padding_mode="border", align_corners=True)
     images = torch.where((parameters[:, 0] < WARP_PROBABILITY).view(-1, 1, 1, 1), moved, images)
 
     inwards = images.new_tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]])
     distance = parameters[:, 5:].view(-1, 4, 2) * PERSPECTIVE_DISTORTION * size / 2
     matrix = get_perspective_transform(corners, corners + inwards * distance)
-    tilted = warp_perspective(images, matrix, (height, width), align_corners=False)
+    tilted = warp_perspective(images, matrix, (height, width), align_corners=True)
     return torch.where((parameters[:, 4] < WARP_PROBABILITY).view(-1, 1, 1, 1), tilted, images)
 
 
