@@ -1,0 +1,177 @@
+"""The two trainings: a run in pieces is the run in one, a kill does no harm, and what comes out is a pipeline."""
+
+import json
+import shutil
+import socket
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import assert_close, tiny_tokenizer
+from diffusers import UNet2DModel
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipeline_blended_diffusion import BlendedDiffusionPipeline
+from training import export, train_clip, train_unet
+from training.loop import latest_checkpoint
+from training.losses import Diffusion, linear_schedule
+from training.train_clip import as_seen, draw_regions, soften
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps its settings for the whole process; every test has its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("training must not need a network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of one's own pictures: three, with two captions."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = []
+    for number, text in enumerate(["red", "blue", "blue"]):
+        pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        pixels[5:15, 5:15] = (255, 0, 0) if text == "red" else (0, 0, 255)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": text}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+def train(data, output, *flags: str) -> dict[str, torch.Tensor]:
+    shared = ["--data", data, "--output", output, "--size", "16", "--batch-size", "2", "--cpu", "--log-steps", "1"]
+    small = ["--channels", "32", "32", "--attention", "8", "--sample-steps", "0", "--warmup-steps", "2"]
+    train_unet.main([str(part) for part in [*shared, *small, *flags]])
+    return load_file(latest_checkpoint(output) / "averaged" / "diffusion_pytorch_model.safetensors")
+
+
+def train_a_clip(data, output, tokenizer, *flags: str) -> None:
+    shared = ["--data", data, "--output", output, "--size", "16", "--batch-size", "4", "--cpu", "--log-steps", "1"]
+    small = ["--clip-size", "16", "--patch", "4", "--width", "32", "--layers", "1", "--text-width", "32"]
+    train_clip.main([str(part) for part in [*shared, *small, "--tokenizer", tokenizer, *flags]])
+
+
+def test_a_run_in_pieces_is_the_run_in_one(data, tmp_path):
+    whole = train(data, tmp_path / "whole", "--steps", "4")
+    for step in range(1, 5):  # no time at all is enough for one step
+        pieces = train(data, tmp_path / "pieces", "--steps", "4", "--max-minutes", "0")
+        assert latest_checkpoint(tmp_path / "pieces").name == f"step-{step:07d}"
+    assert whole.keys() == pieces.keys()
+    assert all(torch.equal(whole[key], pieces[key]) for key in whole)
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "pieces")]
+    losses = [[json.loads(line)["loss"] for line in log] for log in logs]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_a_kill_while_saving_does_no_harm(data, tmp_path):
+    whole = train(data, tmp_path / "whole", "--steps", "3")
+    train(data, tmp_path / "killed", "--steps", "3", "--max-minutes", "0")
+    last = latest_checkpoint(tmp_path / "killed")
+    # killed in the middle of the next checkpoint, and once more before `latest.json` was replaced
+    shutil.copytree(last, tmp_path / "killed" / "step-0000002.partial")
+    (tmp_path / "killed" / "step-0000002.partial" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "killed" / "latest.partial").write_text("{")
+    resumed = train(data, tmp_path / "killed", "--steps", "3")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert [path.name for path in (tmp_path / "killed").glob("step-*") if path.suffix != ".partial"] == [
+        "step-0000003"
+    ]
+
+
+def test_the_time_limit_counts_from_the_start(data, tmp_path):
+    train(data, tmp_path / "run", "--steps", "50", "--max-minutes", "0")
+    assert json.loads((tmp_path / "run" / "latest.json").read_text())["step"] == 1
+
+
+def test_options_for_speed(data, tmp_path):
+    weights = train(data, tmp_path / "run", "--steps", "2", "--precision", "bf16", "--channels-last")
+    assert all(torch.isfinite(tensor).all() and tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+def test_sample_grid(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_unet.write_samples, "__defaults__", (8, 2))
+    train(data, tmp_path / "run", "--steps", "2", "--sample-steps", "2")
+    assert Image.open(tmp_path / "run" / "samples-0000002.png").width > 8 * 16
+
+
+def test_from_pictures_to_a_pipeline_and_guided_diffusions_layout(data, tokenizer, tmp_path):
+    train(data, tmp_path / "unet", "--steps", "2")
+    train_a_clip(data, tmp_path / "clip", tokenizer, "--steps", "2")
+    denoiser = latest_checkpoint(tmp_path / "unet") / "averaged"
+    train_a_clip(data, tmp_path / "clip", tokenizer, "--steps", "3", "--denoiser", denoiser)
+    runs = ["--unet", str(tmp_path / "unet"), "--clip", str(tmp_path / "clip")]
+    export.main([*runs, "--output", str(tmp_path / "model"), "--guided-diffusion", str(tmp_path / "adm.pt")])
+    pipe = BlendedDiffusionPipeline.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    assert pipe.unet.config.out_channels == 6 and pipe.clip_model.config.vision_config.image_size == 16
+    assert (tmp_path / "model" / "words.txt").read_text() == "red\nblue\n"
+    stored = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+
+    state = torch.load(tmp_path / "adm.pt", weights_only=True)
+    guided_diffusion = pytest.importorskip("guided_diffusion.unet")
+    switches = {"use_scale_shift_norm": True, "resblock_updown": True}
+    reference = guided_diffusion.UNetModel(
+        16, 3, 32, 6, 1, (2,), channel_mult=(1, 1), num_head_channels=32, **switches
+    )
+    reference.load_state_dict({key: tensor.float() for key, tensor in state.items()})
+    unet = UNet2DModel.from_pretrained(tmp_path / "model" / "unet").float().eval()
+    sample, timestep = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
+    with torch.no_grad():
+        assert_close(unet(sample, timestep).sample, reference.eval()(sample, timestep))
+
+
+def test_regions_hold_the_objects():
+    objects = torch.zeros(200, 1, 32, 32)
+    objects[:, :, 10:20, 8:24] = 1
+    objects[100:] = 0
+    regions = draw_regions(objects, torch.Generator().manual_seed(0))
+    covered = (regions * objects).sum(dim=(1, 2, 3))[:100] / objects[0].sum()
+    assert covered.mean() > 0.85 and covered.min() > 0.4
+    assert set(regions.unique().tolist()) == {0.0, 1.0}
+    assert (regions.sum(dim=(1, 2, 3)) > 0).all()
+    assert 0.05 < (regions.mean(dim=(1, 2, 3)) == 1).float().mean() < 0.3
+
+
+def test_pictures_as_the_guidance_shows_them():
+    diffusion = Diffusion(linear_schedule())
+    clean = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    regions = torch.zeros(32, 1, 32, 32)
+    regions[:, :, 8:24, 8:24] = 1
+
+    def seen(timestep: int) -> torch.Tensor:
+        return as_seen(
+            clean, regions, torch.full((32,), timestep), diffusion, torch.Generator().manual_seed(1), clip_size=32
+        )
+
+    assert torch.equal(seen(400), seen(400))
+    finished = seen(-1)
+    exact = (finished == clean * regions).flatten(1).all(dim=1)
+    assert 0.1 < exact.float().mean() < 0.7  # those that are not warped
+    assert torch.isfinite(seen(999)).all()
+
+
+def test_estimates_are_softer_the_more_noise_there_is():
+    clean = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    spread = [
+        soften(clean, torch.full((16,), t), torch.Generator().manual_seed(1)).std().item() for t in (0, 300, 600, 999)
+    ]
+    assert spread[0] == pytest.approx(clean.std().item()) and spread == sorted(spread, reverse=True)
