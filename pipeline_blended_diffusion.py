@@ -244,7 +244,8 @@ def to_image_list(
 
     Args:
         images: PIL pictures; NumPy arrays `(H, W[, channels])`; tensors `([channels, ]H, W)`; a list of those; or a
-            batch of four dimensions. Floating point in [0, 1], `uint8` in 0…255, or (masks) `bool`.
+            batch of four dimensions. Floating point in [0, 1] (pictures in [−1, 1] are taken too, with a warning),
+            `uint8` in 0…255, or (masks) `bool`.
         argument (`str`): the argument's name, for error messages.
         channels (`int`): 3 for pictures, 1 for masks.
 
@@ -284,10 +285,13 @@ def _to_image(image, argument: str, channels: int) -> PIL.Image.Image | torch.Te
         raise TypeError(f"`{argument}` has the dtype {image.dtype}; expected floating point in [0, 1] or uint8.")
     if not torch.isfinite(tensor).all():
         raise ValueError(f"`{argument}` holds NaN or infinite values; every value must be in [0, 1].")
-    if tensor.min() < 0 or tensor.max() > 1:
-        raise ValueError(
-            f"`{argument}` holds values from {tensor.min().item():.4g} to {tensor.max().item():.4g}; expected [0, 1]."
-        )
+    low, high = tensor.min().item(), tensor.max().item()
+    if channels == 3 and -1 <= low < 0 and high <= 1:
+        # as diffusers' image processors do
+        logger.warning(f"`{argument}` holds values from {low:.4g}: taken to be in [-1, 1]; [0, 1] is expected.")
+        tensor = tensor / 2 + 0.5
+    elif low < 0 or high > 1:
+        raise ValueError(f"`{argument}` holds values from {low:.4g} to {high:.4g}; expected [0, 1].")
     return tensor.float()
 
 

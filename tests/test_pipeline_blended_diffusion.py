@@ -511,6 +511,15 @@ def test_all_kinds_of_pictures_are_the_same_picture(tiny_pipe, photo, mask):
         assert_close(tiny_pipe("rock", image, mask_image, generator=seeded(0), output_type="pt").images, reference)
 
 
+def test_pictures_from_minus_one_to_one_are_taken_with_a_warning(tiny_pipe, photo, mask, caplog, monkeypatch):
+    monkeypatch.setattr(method.logger.parent, "propagate", True)
+    reference = tiny_pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images
+    assert not caplog.text
+    signal = 2 * as_tensor(photo) - 1
+    assert_close(tiny_pipe("rock", signal, mask, generator=seeded(0), output_type="pt").images, reference)
+    assert "[-1, 1]" in caplog.text
+
+
 def test_callback_sees_and_changes_the_sample(tiny_pipe, photo, mask):
     steps = []
 
@@ -667,7 +676,9 @@ NAN = np.full((16, 16, 3), np.nan, dtype=np.float32)
         ({"image": torch.zeros(16, 16, 3)}, ValueError, r"`image` .*expected \(3, height, width\)"),
         ({"image": NAN}, ValueError, "`image` holds NaN"),
         ({"image": NAN * 0}, ValueError, "`image` holds NaN"),
-        ({"image": np.full((16, 16, 3), -1.0)}, ValueError, r"`image` .* expected \[0, 1\]"),
+        ({"image": np.full((16, 16, 3), -1.5)}, ValueError, r"`image` .* expected \[0, 1\]"),
+        ({"image": np.full((16, 16, 3), 255.0)}, ValueError, r"`image` .* expected \[0, 1\]"),
+        ({"mask_image": np.full((16, 16), -1.0)}, ValueError, r"`mask_image` .* expected \[0, 1\]"),
         ({"image": np.zeros((16, 16, 3), dtype=np.int64)}, TypeError, "`image` has the dtype int64"),
         ({"mask_image": np.zeros((16, 16))}, ValueError, "`mask_image` has nothing white"),
         ({"mask_image": np.ones((16, 8))}, ValueError, "8×16 .* 16×16"),
