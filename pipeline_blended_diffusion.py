@@ -319,6 +319,11 @@ def to_tensor(image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
     return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(image))[0]
 
 
+def binarize(mask: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    """1 from `threshold` on and 0 below; with `None` the mask itself."""
+    return mask if threshold is None else (mask >= threshold).to(mask.dtype)
+
+
 @dataclass
 class Guidance:
     """What the guidance of one call is made of: all that [`BlendedDiffusionPipeline.guide`] needs besides the sample.
@@ -534,6 +539,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         latents,
         output_type,
         callback_on_step_end_tensor_inputs,
+        mask_threshold,
     ) -> None:
         """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
         for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
@@ -563,7 +569,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                         f" {size_of(photo)[1]}×{size_of(photo)[0]} pixels (width×height); they must be the same size."
                     )
             brightest = mask.getextrema()[1] / 255 if isinstance(mask, PIL.Image.Image) else mask.max().item()
-            if brightest < 0.5:
+            if brightest < (mask_threshold or 1 / 255):
                 raise ValueError("`mask_image` has nothing white in it; paint white what is to be edited.")
 
         self.check_steps(num_inference_steps, strength)
@@ -684,16 +690,26 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         image = image if isinstance(image, PIL.Image.Image) else image[None]
         return self.image_processor.preprocess(image, *self.sample_size).to(self._execution_device)
 
-    def prepare_mask(self, mask: PIL.Image.Image | torch.Tensor | None, soft_mask: bool) -> torch.Tensor:
-        """A mask at the UNet's size: shape `(1, 1, H, W)`, in [0, 1], binary unless `soft_mask`.
+    @staticmethod
+    def mask_threshold(soft_mask: bool, match_release: bool) -> float | None:
+        """From which value on a mask counts as white: as released, anything but black. `None` keeps the greys."""
+        return None if soft_mask else 1 / 255 if match_release else 0.5
+
+    def prepare_mask(
+        self, mask: PIL.Image.Image | torch.Tensor | None, threshold: float | None, match_release: bool
+    ) -> torch.Tensor:
+        """A mask at the UNet's size: shape `(1, 1, H, W)`, in [0, 1], binary at `threshold` unless that is `None`.
+
+        With `match_release` it is resized to the nearest pixel, as released.
 
         Raises:
             ValueError: the mask is so small that nothing is left of it at the UNet's size.
         """
         if mask is None:
             return torch.ones(1, 1, *self.sample_size, device=self._execution_device)
-        mask = self.prepare_image(mask)
-        mask = mask if soft_mask else (mask >= 0.5).float()
+        if match_release and isinstance(mask, PIL.Image.Image):
+            mask = mask.resize(self.sample_size[::-1], PIL.Image.Resampling.NEAREST)
+        mask = binarize(self.prepare_image(mask), threshold)
         if not mask.any():
             raise ValueError(
                 f"`mask_image` has nothing white left at the network's size of {self.sample_size[1]}×"
@@ -702,14 +718,13 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return mask
 
     def crop_region(
-        self, mask: PIL.Image.Image | torch.Tensor, padding: int, soft_mask: bool
+        self, mask: PIL.Image.Image | torch.Tensor, padding: int, threshold: float | None
     ) -> tuple[int, int, int, int]:
         """`(left, top, right, bottom)` round the white of a mask, with `padding`, of the UNet's aspect if it fits."""
-        mask = mask if isinstance(mask, PIL.Image.Image) else to_pil(mask)
-        if not soft_mask:
-            mask = mask.point(lambda value: 255 * (value >= 128))
         height, width = self.sample_size
-        return self.image_processor.get_crop_region(mask, width, height, pad=padding)
+        return self.image_processor.get_crop_region(
+            to_pil(binarize(to_tensor(mask), threshold)), width, height, pad=padding
+        )
 
     def uncrop(
         self,
@@ -718,7 +733,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         mask: PIL.Image.Image | torch.Tensor,
         region: tuple[int, int, int, int],
         pasting: bool,
-        soft_mask: bool,
+        threshold: float | None,
     ) -> torch.Tensor:
         """The edited crop `(3, H, W)` put back into its photo through the mask: `(1, 3, height, width)`, in [0, 1]."""
         photo = to_tensor(photo).to(picture.device, copy=True)
@@ -726,8 +741,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         size = (bottom - top, right - left)
         window = F.interpolate(picture[None], size, mode="bicubic", antialias=True).clamp(0, 1)[0]
         if pasting:
-            weights = to_tensor(mask)[:, top:bottom, left:right].to(picture.device)
-            weights = weights if soft_mask else (weights >= 0.5).float()
+            weights = binarize(to_tensor(mask)[:, top:bottom, left:right], threshold).to(picture.device)
             window = paste(photo[:, top:bottom, left:right], window, weights)
         photo[:, top:bottom, left:right] = window
         return photo[None]
@@ -1040,9 +1054,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 Put the photo's own pixels back outside the mask, exactly.
             match_release (`bool`, defaults to `False`):
                 Do as the released editor where it differs from the paper: timesteps spaced as guided-diffusion does,
-                the background noised to level t instead of t−1 with one draw for the whole batch, its background loss,
-                its random order, its ranking distance, the last clean estimate as the result, and no pasting with
-                `blend=False`. A single `generator` then serves the whole batch jointly. DDPM and DDIM only.
+                a mask white wherever it is not black, the background noised to level t instead of t−1 with one draw
+                for the whole batch, its background loss, its random order, its ranking distance, the last clean
+                estimate as the result, and no pasting with `blend=False`. A single `generator` then serves the whole
+                batch jointly. DDPM and DDIM only.
             padding_mask_crop (`int`, *optional*):
                 Work on the crop round the mask, with this margin in pixels, and return the photo at its own size.
                 Without it the photo is resized to the UNet's size and returned so.
@@ -1085,6 +1100,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if range_guidance_scale is None:
             range_guidance_scale = config.default_range_guidance_scale
 
+        threshold = self.mask_threshold(soft_mask, match_release)
+
         # 1. Check
         self.check_components()
         self.check_inputs(
@@ -1110,6 +1127,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             latents,
             output_type,
             callback_on_step_end_tensor_inputs,
+            threshold,
         )
         self._interrupt = False
         device = self._execution_device
@@ -1129,11 +1147,11 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         regions = None
         if padding_mask_crop is not None:
             originals = [(images[i % len(images)], masks[i % len(masks)]) for i in range(num_edits)]
-            regions = [self.crop_region(mask, padding_mask_crop, soft_mask) for _, mask in originals]
+            regions = [self.crop_region(mask, padding_mask_crop, threshold) for _, mask in originals]
             images = [crop(photo, region) for (photo, _), region in zip(originals, regions, strict=True)]
             masks = [crop(mask, region) for (_, mask), region in zip(originals, regions, strict=True)]
         pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
-        mask = per_picture(torch.cat([self.prepare_mask(item, soft_mask) for item in masks]))
+        mask = per_picture(torch.cat([self.prepare_mask(item, threshold, match_release) for item in masks]))
         source = self.image_processor.normalize(pictures)
         text_embeds = per_picture(self.encode_prompt(prompts))
         guidance = Guidance(
@@ -1235,7 +1253,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             outputs = []
             for index, picture in enumerate(edited):
                 edit = index // num_images_per_prompt
-                photo = self.uncrop(picture, *originals[edit], regions[edit], pasting, soft_mask)
+                photo = self.uncrop(picture, *originals[edit], regions[edit], pasting, threshold)
                 outputs.extend(self.image_processor.postprocess(photo, output_type))
             outputs = {"pil": list, "np": np.stack, "pt": torch.stack}[output_type](outputs)
         self.maybe_free_model_hooks()

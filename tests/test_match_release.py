@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from conftest import make_tiny_pipe, tiny_unet
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
+from PIL import Image
 from safetensors import safe_open
 
 import pipeline_blended_diffusion as method
@@ -236,6 +237,24 @@ def test_every_share_of_the_steps_can_be_skipped():
             assert BlendedDiffusionPipeline.num_steps_left(total, (total - skip) / total) == total - skip
 
 
+def test_a_mask_is_white_wherever_it_is_not_black():
+    pipe = make_tiny_pipe()
+    grey = Image.new("L", (32, 32))
+    grey.putpixel((0, 0), 255)
+    grey.paste(1, (8, 8, 24, 24))
+    image = torch.rand(3, 32, 32)
+    seeds = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    released, ours = (
+        pipe("rock", image, grey, match_release=match, generator=seed, output_type="pt", padding_mask_crop=0).images[0]
+        for match, seed in zip((True, False), seeds, strict=True)
+    )
+    assert not torch.equal(released[:, 8:24, 8:24], image[:, 8:24, 8:24])
+    assert torch.equal(ours[:, 8:24, 8:24], image[:, 8:24, 8:24])
+    # to the nearest pixel: of 2×2 pixels the one at the lower right decides
+    mask = pipe.prepare_mask(grey, pipe.mask_threshold(False, match_release=True), match_release=True)
+    assert mask[0, 0, 4:12, 4:12].all() and mask.sum() == 64
+
+
 # --- the recorded traces ---------------------------------------------------------------------------------------------
 
 TRACES = sorted((REFERENCE / "reference" / "traces").glob("*.safetensors"))
@@ -298,8 +317,8 @@ def test_follows_a_recorded_trace(traced_pipe, path, forced, monkeypatch):
     respacing = int(settings["timestep_respacing"])
     out = traced_pipe(
         settings["prompt"],
-        trace["image"] / 2 + 0.5,
-        trace["mask"],
+        Image.open(REFERENCE / "reference" / "photos" / "img.png"),
+        Image.open(REFERENCE / "reference" / "photos" / "mask.png"),
         num_inference_steps=respacing,
         strength=(respacing - settings["skip_timesteps"]) / respacing,
         num_images_per_prompt=settings["batch"],
