@@ -234,6 +234,36 @@ def test_padding_mask_crop_works_on_the_crop(tiny_pipe):
     assert_close(whole[:, 6:22, 8:24][:, inside], part[:, inside])
 
 
+@pytest.mark.parametrize("match_release", [False, True])
+def test_the_background_is_noised_to_the_level_the_sample_has_reached(tiny_pipe, photo, mask, match_release):
+    """q(x_{t−1} | x) with a draw for each picture; as released q(x_t | x) with one draw for all."""
+    outside = as_tensor(mask)[0] == 0
+    source = (2 * as_tensor(photo) - 1)[:, outside]
+    levels = []
+
+    def callback(pipe, step, timestep, callback_kwargs):
+        following = [749, 500, 250, 0, None][step + (not match_release)]
+        if following is not None:
+            signal, noise = method.noise_level(pipe.scheduler, torch.tensor(following))
+            levels.append((callback_kwargs["latents"][:, :, outside] - signal * source) / noise)
+        return callback_kwargs
+
+    tiny_pipe(
+        "rock",
+        photo,
+        mask,
+        num_images_per_prompt=2,
+        generator=seeded(0, 1),
+        match_release=match_release,
+        callback_on_step_end=callback,
+    )
+    assert len(levels) == 3 + match_release
+    for unit in levels[:3]:
+        assert abs(unit.std() - 1) < 0.06
+    first, second = levels[0]
+    assert torch.equal(first, second) == match_release
+
+
 def test_enforce_background_off_leaves_the_last_sample(tiny_pipe, photo, mask):
     """Without blending and pasting the background is the network's own."""
     result = tiny_pipe("rock", photo, mask, blend=False, enforce_background=False).images[0]
@@ -340,6 +370,29 @@ def test_guidance_brings_the_picture_closer_to_the_prompt(tiny_pipe, photo, mask
     common["generator"] = seeded(0, 1, 2, 3)
     unguided = tiny_pipe("rock", photo, mask, clip_guidance_scale=0.0, range_guidance_scale=0.0, **common)
     assert np.mean(guided.clip_distances) < np.mean(unguided.clip_distances) - 0.01
+
+
+def test_the_gradient_at_the_estimate_is_the_losses_own(tiny_pipe):
+    """For the range term it can be written down: −2·(x̂_0 − clamp(x̂_0)) / number of values."""
+    estimate = 2 * torch.randn(2, 3, 16, 16)
+    guidance = method.Guidance(
+        text_embeds=torch.zeros(2, 24),
+        weights=torch.tensor([1.0, 0.0]),
+        negative_embeds=torch.zeros(2, 24),
+        negative_weights=torch.zeros(2),
+        image=torch.zeros(2, 3, 16, 16),
+        mask=torch.ones(2, 1, 16, 16),
+        gradient="estimate",
+        clip_scale=0.0,
+        range_scale=7.0,
+        mse_scale=0.0,
+        lpips_scale=0.0,
+        match_release=False,
+    )
+    direction = tiny_pipe.guide(torch.randn_like(estimate), estimate, 0.6, 0.8, guidance, torch.rand(2, 0, 13))
+    expected = -7 * 2 * (estimate - estimate.clamp(-1, 1)) / estimate[0].numel()
+    expected[1] = 0  # an empty prompt: no guidance at all
+    assert_close(direction, expected)
 
 
 def test_negative_prompt_pushes_away(tiny_pipe, photo, mask):
@@ -563,6 +616,19 @@ def test_interrupt_ends_with_the_last_clean_estimate(tiny_pipe, photo, mask):
     assert torch.equal(out.images, seen[1])
     tiny_pipe("rock", photo, mask)
     assert not tiny_pipe.interrupt
+
+
+def test_weights_need_no_gradients_meanwhile(tiny_pipe, photo, mask):
+    needed = []
+
+    def note(network, *_):
+        if torch.is_grad_enabled():
+            needed.extend(parameter.requires_grad for parameter in network.parameters())
+
+    tiny_pipe.unet.register_forward_hook(note)
+    tiny_pipe.clip_model.vision_model.register_forward_hook(note)
+    tiny_pipe("rock", photo, mask)
+    assert needed and not any(needed)
 
 
 def test_a_call_changes_no_component(tiny_pipe, photo, mask):
