@@ -16,6 +16,8 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 
+from training.optimizers import MatrixViews
+
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -61,7 +63,7 @@ class Progress:
 
 
 class Run:
-    """One training: the network, its average, its optimizer, and where they are kept.
+    """One training: the network, its average, its optimizers, and where they are kept.
 
     A checkpoint is a folder that gets its name only when it is complete, and `latest.json` is replaced in one piece,
     so a run that is killed at any moment goes on from its last complete checkpoint.
@@ -82,19 +84,28 @@ class Run:
         if options.channels_last:
             network = network.to(memory_format=torch.channels_last)
         self.network = network
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.99)
-        )
-        self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.model = self.accelerator.prepare(network)
         self.forward = torch.compile(self.model) if options.compile else self.model
-        self.schedule = get_scheduler(
-            options.lr_schedule, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=options.steps
-        )
+        # on the weights where they are now: prepare may have moved them
+        self.views = MatrixViews(network)
+        shared = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+        optimizers = [
+            torch.optim.AdamW(self.views.others, betas=(0.9, 0.99), **shared),
+            # steps as long as AdamW's, so that one learning rate does for both
+            torch.optim.Muon(self.views.matrices, adjust_lr_fn="match_rms_adamw", **shared),
+        ]
+        self.schedules = [
+            get_scheduler(
+                options.lr_schedule, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=options.steps
+            )
+            for optimizer in optimizers
+        ]
+        self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
         self.ema = EMAModel(network.parameters(), decay=options.ema, use_ema_warmup=True, power=3 / 4, foreach=True)
         self.ema.to(self.accelerator.device)
         self.progress = Progress()
         self.noted: dict[str, list[torch.Tensor]] = {}
-        for part in (self.schedule, self.ema, self.progress):
+        for part in (*self.schedules, self.ema, self.progress):
             self.accelerator.register_for_checkpointing(part)
         self.started = self.saved = time.monotonic()
         self.resume()
@@ -142,9 +153,11 @@ class Run:
         self.accelerator.backward(loss)
         gradient_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.noted.setdefault("gradient_norm", []).append(gradient_norm.detach())
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.views.take_gradients()
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        self.network.zero_grad(set_to_none=True)
         self.ema.step(self.network.parameters())
 
     def log(self, **figures: torch.Tensor) -> None:
@@ -157,7 +170,7 @@ class Run:
         line = {
             "step": step,
             "minutes": round(self.progress.seconds / 60, 2),
-            "learning_rate": self.schedule.get_last_lr()[0],
+            "learning_rate": self.schedules[0].get_last_lr()[0],
         }
         for name, noted in self.noted.items():
             mean = torch.stack(noted).float().nanmean().item()

@@ -61,12 +61,12 @@ def draw(unet: UNet2DModel, count: int, steps: int, seed: int = 0) -> torch.Tens
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, batch_size=16, learning_rate=5e-4, weight_decay=1e-2)
+    add_arguments(parser, batch_size=16, learning_rate=2e-3, weight_decay=1e-2)
     flag = parser.add_argument
     flag("--channels", type=int, nargs="+", default=[64, 64, 128, 192], help="width at each resolution")
     flag("--layers", type=int, default=1, help="residual blocks at each resolution")
-    flag("--attention", type=int, nargs="*", default=[16, 8], help="resolutions with self-attention")
-    flag("--snr-range", type=float, nargs=2, default=[0.01, 5.0], help="bounds of the weight by SNR; see losses.py")
+    flag("--attention", type=int, nargs="*", default=[8], help="resolutions with self-attention")
+    flag("--snr-range", type=float, nargs=2, default=[0.01, 1.5], help="bounds of the weight by SNR; see losses.py")
     flag("--bound-weight", type=float, default=1.0, help="of L_vlb beside L_simple")
     flag("--sample-steps", type=int, default=1000, help="training steps between sample grids; 0 for none")
     return parser.parse_args(arguments)
