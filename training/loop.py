@@ -71,9 +71,10 @@ class Run:
     Args:
         network (`torch.nn.Module`): has diffusers' or transformers' `from_pretrained`; trained in place.
         options (`argparse.Namespace`): the flags of [`add_arguments`].
+        updates (`int`): how often [`Run.learn`] is called for each batch.
     """
 
-    def __init__(self, network: torch.nn.Module, options: argparse.Namespace) -> None:
+    def __init__(self, network: torch.nn.Module, options: argparse.Namespace, updates: int = 1) -> None:
         self.options = options
         self.accelerator = Accelerator(
             cpu=options.cpu,
@@ -96,7 +97,10 @@ class Run:
         ]
         self.schedules = [
             get_scheduler(
-                options.lr_schedule, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=options.steps
+                options.lr_schedule,
+                optimizer,
+                num_warmup_steps=options.warmup_steps * updates,
+                num_training_steps=options.steps * updates,
             )
             for optimizer in optimizers
         ]

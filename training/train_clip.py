@@ -5,6 +5,10 @@
 During an edit CLIP never sees a finished picture. It sees the network's estimate of one, soft at first and sharp at
 last, mixed with the noisy sample, grey outside the mask, and warped. Its gradient is only right for what it was
 trained on, so every picture here goes through the same: see [`as_seen`].
+
+Each batch is learned several times, every time moved a little in the direction that confuses the network most: "free"
+adversarial training (Shafahi et al. 2019). The gradients of networks trained so look like the things themselves, which
+is what guidance needs (Kawar et al. 2022).
 """
 
 import argparse
@@ -164,6 +168,17 @@ def as_seen(
     return torch.where(uniform(1, 1, 1) < WARPED_SHARE, warped, seen)
 
 
+def worst_shift(shift: torch.Tensor, radius: float) -> torch.Tensor:
+    """`shift` moved up its gradient by `radius`, and back into the ball of that radius: both by the norm of a picture.
+
+    Args:
+        shift (`torch.Tensor` of shape `(B, 3, H, W)`): with a gradient.
+    """
+    moved = shift.detach() + radius * F.normalize(shift.grad.flatten(1), dim=1).view_as(shift)
+    norm = moved.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return moved * (radius / norm.clamp(min=1e-12)).clamp(max=1)
+
+
 def write_captions(
     vocabulary: Vocabulary, facts: torch.Tensor, step: int, seed: int
 ) -> tuple[list[str], torch.Tensor]:
@@ -180,6 +195,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     flag = parser.add_argument
     flag("--tokenizer", required=True, help="folder or Hub id of a CLIP tokenizer, such as a model's own `tokenizer`")
     flag("--denoiser", type=Path, help="folder of a trained UNet whose estimates to learn from")
+    flag("--replays", type=int, default=3, help="how often each batch is learned")
+    flag("--adversary", type=float, default=1.0, help="how far, in L2 of [-1, 1], pictures are moved between replays")
     flag("--clip-size", type=int, default=64, help="pixels of a side that CLIP sees")
     flag("--patch", type=int, default=8)
     flag("--width", type=int, default=192)
@@ -199,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
         clip = make_clip(
             tokenizer, options.clip_size, options.patch, options.width, options.layers, options.text_width
         )
-    run = Run(clip, options)
+    run = Run(clip, options, updates=options.replays)
     tokenizer.save_pretrained(options.output / "tokenizer")
     (options.output / "words.txt").write_text("\n".join(data.vocabulary.words) + "\n", encoding="utf-8")
     diffusion = Diffusion(linear_schedule()).to(run.device)
@@ -218,15 +235,20 @@ def main(arguments: list[str] | None = None) -> None:
             regions = draw_regions(batch["mask"].float() / 255, generator)
             seen = as_seen(clean, regions, timesteps, diffusion, generator, options.clip_size, denoiser)
         texts, said = write_captions(data.vocabulary, facts, run.progress.step, options.seed)
-        tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        output = run.forward(
-            input_ids=tokens["input_ids"].to(run.device),
-            attention_mask=tokens["attention_mask"].to(run.device),
-            pixel_values=((seen.float() + 1) / 2 - mean) / std,
-        )
+        tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(run.device)
         true = truth(facts, said.to(run.device))
-        loss = contrastive_loss(output.logits_per_image.float(), true)
-        run.learn(loss)
+        seen = seen.float()
+        shift = torch.zeros_like(seen)
+        for _ in range(options.replays):
+            shift.requires_grad_()
+            output = run.forward(
+                input_ids=tokens["input_ids"],
+                attention_mask=tokens["attention_mask"],
+                pixel_values=((seen + shift + 1) / 2 - mean) / std,
+            )
+            loss = contrastive_loss(output.logits_per_image.float(), true)
+            run.learn(loss)
+            shift = worst_shift(shift, options.adversary)
         with torch.no_grad():
             clip.logit_scale.clamp_(max=float(np.log(LARGEST_LOGIT_SCALE)))
             # asked about every word, does the right one win? At each noise level, as one does not show in the mean

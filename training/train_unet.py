@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.training_utils import compute_density_for_timestep_sampling
 from torchvision.utils import save_image
 
 from blended_diffusion.checkpoints import Architecture, unet_config
@@ -59,6 +60,15 @@ def draw(unet: UNet2DModel, count: int, steps: int, seed: int = 0) -> torch.Tens
     return sample.add(1).div(2).clamp(0, 1)
 
 
+def draw_timesteps(count: int, focus: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
+    """Timesteps in 0…999, most of them in the middle, where shapes are decided: logit-normal (Esser et al. 2024)."""
+    mean, width = focus
+    share = compute_density_for_timestep_sampling(
+        "logit_normal", count, logit_mean=mean, logit_std=width, device=generator.device, generator=generator
+    )
+    return (1000 * share).long().clamp(max=999)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, batch_size=16, learning_rate=2e-3, weight_decay=1e-2)
@@ -67,6 +77,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     flag("--layers", type=int, default=1, help="residual blocks at each resolution")
     flag("--attention", type=int, nargs="*", default=[8], help="resolutions with self-attention")
     flag("--snr-range", type=float, nargs=2, default=[0.01, 1.5], help="bounds of the weight by SNR; see losses.py")
+    flag("--timestep-focus", type=float, nargs=2, default=[0.25, 1.2], help="mean and width of the timesteps' logit")
     flag("--bound-weight", type=float, default=1.0, help="of L_vlb beside L_simple")
     flag("--sample-steps", type=int, default=1000, help="training steps between sample grids; 0 for none")
     return parser.parse_args(arguments)
@@ -87,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     for batch, generator in run.batches(data):
         clean = to_signal(batch["image"])
         noise = torch.randn(clean.shape, generator=generator, device=run.device)
-        timesteps = torch.randint(1000, (len(clean),), generator=generator, device=run.device)
+        timesteps = draw_timesteps(len(clean), options.timestep_focus, generator)
         noisy = diffusion.noised(clean, noise, timesteps)
         if options.channels_last:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
