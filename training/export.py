@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from transformers import CLIPModel, CLIPTokenizer
 
-from blended_diffusion.checkpoints import to_guided_diffusion
+from blended_diffusion.checkpoints import load_clip_in_full_precision, to_guided_diffusion
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 from training.loop import latest_checkpoint
 from training.losses import linear_schedule
@@ -62,8 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     flag("--output", type=Path, required=True, help="folder for the pipeline; must not exist")
     flag("--guided-diffusion", type=Path, help="also write the UNet here, as guided-diffusion keeps it (.pt)")
     flag("--full-precision", action="store_true", help="fp32 weights instead of fp16")
-    flag("--steps", type=int, default=50, help="the pipeline's default number of steps")
-    flag("--strength", type=float, default=0.9, help="its default strength")
+    flag("--steps", type=int, default=30, help="the pipeline's default number of steps")
+    flag("--strength", type=float, default=0.8, help="its default strength")
     flag("--clip-guidance-scale", type=float, default=40.0, help="its default guidance scale")
     flag("--augmentations", type=int, default=6, help="its default number of augmentations")
     options = parser.parse_args(arguments)
@@ -79,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         default_num_augmentations=options.augmentations,
     )
     pipeline.save_pretrained(options.output)
+    load_clip_in_full_precision(options.output)
     words = options.clip / "words.txt"
     (options.output / "words.txt").write_bytes(words.read_bytes())
     if options.guided_diffusion:

@@ -154,7 +154,7 @@ def as_seen(
     noisy = diffusion.noised(clean, noise, timesteps)
     estimate = soften(clean, timesteps, generator)
     if denoiser is not None:
-        predicted = denoiser(noisy, timesteps).sample[:, :3].float()
+        predicted = denoiser(noisy.to(denoiser.dtype), timesteps).sample[:, :3].float()
         real = diffusion.clean_estimate(noisy, predicted, timesteps).clamp(-1.5, 1.5)
         estimate = torch.where(uniform(1, 1, 1) < 0.7, real, estimate)
     # under guidance estimates come out too vivid, or too pale
@@ -216,13 +216,17 @@ def main(arguments: list[str] | None = None) -> None:
         clip = make_clip(
             tokenizer, options.clip_size, options.patch, options.width, options.layers, options.text_width
         )
+    if options.cpu:
+        clip.set_attn_implementation("eager")  # half the time: the backward pass of the other is slow there
     run = Run(clip, options, updates=options.replays)
     tokenizer.save_pretrained(options.output / "tokenizer")
     (options.output / "words.txt").write_text("\n".join(data.vocabulary.words) + "\n", encoding="utf-8")
     diffusion = Diffusion(linear_schedule()).to(run.device)
     denoiser = None
     if options.denoiser:
-        denoiser = UNet2DModel.from_pretrained(options.denoiser).to(run.device).eval().requires_grad_(False)
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        denoiser = UNet2DModel.from_pretrained(options.denoiser, torch_dtype=dtype).to(run.device)
+        denoiser = denoiser.to(memory_format=torch.channels_last).eval().requires_grad_(False)
     mean, std = (torch.tensor(numbers, device=run.device).view(1, 3, 1, 1) for numbers in (CLIP_MEAN, CLIP_STD))
 
     for batch, generator in run.batches(data):
@@ -231,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
         timesteps = torch.randint(1000, (count,), generator=generator, device=run.device)
         finished = torch.rand(count, generator=generator, device=run.device) < FINISHED_SHARE
         timesteps = torch.where(finished, -1, timesteps)
-        with torch.no_grad(), run.accelerator.autocast():
+        with torch.no_grad():  # and in full precision: warps need it
             regions = draw_regions(batch["mask"].float() / 255, generator)
             seen = as_seen(clean, regions, timesteps, diffusion, generator, options.clip_size, denoiser)
         texts, said = write_captions(data.vocabulary, facts, run.progress.step, options.seed)

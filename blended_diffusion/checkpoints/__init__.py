@@ -17,6 +17,7 @@ from .presets import PRESETS, Preset
 # these need torch, which the command line's --help should not wait for
 _HEAVY = {
     "convert": "conversion",
+    "load_clip_in_full_precision": "conversion",
     "recorded_architecture": "conversion",
     "to_guided_diffusion": "conversion",
     "key_map": "stock_unet",

@@ -216,11 +216,18 @@ def _write_pipeline(
         unet, scheduler, **_load_clip(clip, torch.float16 if half else torch.float32), **defaults
     )
     pipeline.save_pretrained(folder)
-    # transformers loads what the config says, diffusers float32: without this a pipeline loaded from half-precision
-    # files would have a CLIP in half and a UNet in full precision
+    load_clip_in_full_precision(folder)
+    return unet
+
+
+def load_clip_in_full_precision(folder: Path) -> None:
+    """Makes a saved pipeline come up in one precision, whatever that of its files.
+
+    transformers loads what the config says, diffusers float32: a pipeline loaded from half-precision files would have
+    a CLIP in half and a UNet in full precision.
+    """
     config = folder / "clip_model" / "config.json"
     config.write_text(config.read_text(encoding="utf-8").replace('"float16"', '"float32"'), encoding="utf-8")
-    return unet
 
 
 def _load_clip(clip: str | Path, dtype: torch.dtype) -> dict[str, Any]:
