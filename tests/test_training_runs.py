@@ -13,6 +13,7 @@ from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
 
+from blended_diffusion.checkpoints import convert
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 from training import export, train_clip, train_unet
 from training.loop import latest_checkpoint
@@ -126,6 +127,14 @@ def test_from_pictures_to_a_pipeline_and_guided_diffusions_layout(data, tokenize
     assert (tmp_path / "model" / "words.txt").read_text() == "red\nblue\n"
     stored = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+
+    flags = {"num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 1), "attention_resolutions": (8,)}
+    flags |= {"num_head_channels": 32, "resblock_updown": True, "image_size": 16, "use_scale_shift_norm": True}
+    for part in ("clip_model", "tokenizer", "feature_extractor"):
+        shutil.copytree(tmp_path / "model" / part, tmp_path / "whole-clip", dirs_exist_ok=True)
+    convert(tmp_path / "adm.pt", tmp_path / "back", clip=tmp_path / "whole-clip", half=True, **flags)
+    back = load_file(tmp_path / "back" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert back.keys() == stored.keys() and all(torch.equal(back[key], stored[key]) for key in stored)
 
     state = torch.load(tmp_path / "adm.pt", weights_only=True)
     guided_diffusion = pytest.importorskip("guided_diffusion.unet")
