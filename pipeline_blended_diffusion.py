@@ -202,6 +202,14 @@ def warp(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Ranking: the guidance has seen the edited region alone; what also fits with the picture round it is the better edit.
+# ---------------------------------------------------------------------------------------------------------------------
+
+RANKINGS = ("surroundings", "region")
+NUM_RANKING_WARPS = 8
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Randomness: every picture draws from its own generator, so that it does not depend on its neighbours in the batch.
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -369,8 +377,8 @@ class BlendedDiffusionPipelineOutput(BaseOutput):
             The edited pictures in the order they were made: `num_images_per_prompt` for the first prompt, then for the
             second, … As an array of shape `(B, H, W, 3)` or a tensor of shape `(B, 3, H, W)` they are in [0, 1].
         clip_distances (`list[float]`):
-            For every picture the CLIP distance between its edited region and its prompt, in [0, π²/2]: lower is
-            better.
+            For every picture the distance to its prompt by which it is ranked, lower is better: see
+            [`BlendedDiffusionPipeline.surroundings_distance`] and [`BlendedDiffusionPipeline.clip_distance`].
         ranking (`list[int]`):
             Indices into `images`, best first, prompt by prompt: with *n* pictures per prompt the first *n* entries
             rank those of the first prompt, the next *n* those of the second.
@@ -411,6 +419,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             The same for `range_guidance_scale`.
         default_num_augmentations (`int`, defaults to 8):
             The same for `num_augmentations`.
+        default_guidance_gradient (`str`, defaults to `"sample"`):
+            The same for `guidance_gradient`.
 
     Raises:
         ValueError: a component cannot work here, for example a scheduler that predicts velocity.
@@ -433,6 +443,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         default_clip_guidance_scale: float = 1000.0,
         default_range_guidance_scale: float = 50.0,
         default_num_augmentations: int = 8,
+        default_guidance_gradient: str = "sample",
     ):
         super().__init__()
         self.register_modules(
@@ -448,6 +459,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             default_clip_guidance_scale=default_clip_guidance_scale,
             default_range_guidance_scale=default_range_guidance_scale,
             default_num_augmentations=default_num_augmentations,
+            default_guidance_gradient=default_guidance_gradient,
         )
         self.check_components()
         self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_normalize=False)
@@ -540,6 +552,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         output_type,
         callback_on_step_end_tensor_inputs,
         mask_threshold,
+        ranking,
     ) -> None:
         """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
         for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
@@ -582,6 +595,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         for name, value in scales.items():
             if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
                 raise ValueError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
+        if ranking not in RANKINGS:
+            raise ValueError(f"`ranking` is {ranking!r}; pass one of {RANKINGS}.")
         if guidance_gradient not in ("sample", "estimate"):
             raise ValueError(f"`guidance_gradient` is {guidance_gradient!r}; expected 'sample' or 'estimate'.")
         if match_release and not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
@@ -822,7 +837,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     @property
     def lpips(self) -> torch.nn.Module:
-        """The perceptual distance of Zhang et al. 2018 on VGG16, made at first use.
+        """The perceptual distance of Zhang et al. 2018 on VGG16, made at first use unless it was set.
 
         Raises:
             ImportError: the package `lpips` is not installed.
@@ -841,6 +856,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                     f" vgg16-397923af.pth into {torch.hub.get_dir()}/checkpoints."
                 ) from error
         return self._lpips.to(self._execution_device)
+
+    @lpips.setter
+    def lpips(self, module: torch.nn.Module) -> None:
+        self._lpips = module
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -965,7 +984,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     def clip_distance(
         self, images: torch.Tensor, mask: torch.Tensor, text_embeds: torch.Tensor, match_release: bool = False
     ) -> torch.Tensor:
-        """The CLIP distance by which results are ranked, of the plain masked picture. Shape `(B,)`.
+        """The CLIP distance of the plain masked picture, by which the released editor ranks. Shape `(B,)`.
 
         Args:
             images (`torch.Tensor` of shape `(B, 3, H, W)`): in [0, 1].
@@ -982,6 +1001,27 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         embeds = self.clip_model.get_image_features(pixel_values=pixel_values).pooler_output.float()
         return spherical_distance(embeds, text_embeds)
 
+    def surroundings_distance(
+        self, images: torch.Tensor, mask: torch.Tensor, text_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        """How badly the edit fits its prompt and its surroundings. Shape `(B,)`, lower is better.
+
+        The mean CLIP distance of the masked and of the whole picture, each plain and in eight warped copies (the same
+        warps for every picture).
+
+        Args:
+            images (`torch.Tensor` of shape `(B, 3, H, W)`): in [0, 1].
+            mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1].
+            text_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of the prompts.
+        """
+        signals = 2 * images - 1
+        plain = [F.adaptive_avg_pool2d(view, self.clip_size) for view in (signals * mask, signals)]
+        warps = uniform(torch.Generator().manual_seed(0), (NUM_RANKING_WARPS, NUM_WARP_PARAMETERS), images.device)
+        warped = [warp(view, row.expand(len(view), -1)) for row in warps for view in plain]
+        views = torch.cat(plain + warped).add(1).div(2)
+        embeds = self.clip_embed(views).unflatten(0, (-1, len(images)))
+        return spherical_distance(embeds, text_embeds).mean(dim=0)
+
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
@@ -996,7 +1036,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         clip_guidance_scale: float | None = None,
         range_guidance_scale: float | None = None,
         num_augmentations: int | None = None,
-        guidance_gradient: str = "sample",
+        guidance_gradient: str | None = None,
         blend: bool = True,
         background_mse_scale: float = 0.0,
         background_lpips_scale: float = 0.0,
@@ -1011,6 +1051,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[["BlendedDiffusionPipeline", int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (diffusers' own signature)
         soft_mask: bool = False,
+        ranking: str = "surroundings",
     ) -> BlendedDiffusionPipelineOutput | tuple:
         """
         Edits the masked region of one or several photos to fit one or several prompts.
@@ -1042,9 +1083,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             num_augmentations (`int`, *optional*):
                 How many copies of the estimate CLIP sees. The first is plain, the others are warped at random; 0 and 1
                 both mean the plain one alone.
-            guidance_gradient (`str`, defaults to `"sample"`):
+            guidance_gradient (`str`, *optional*):
                 `"sample"` differentiates with respect to x_t, through the UNet (released code); `"estimate"` with
-                respect to x̂_0 (the paper's formula), which needs no backward pass of the UNet.
+                respect to x̂_0 (the paper's formula), which needs no backward pass of the UNet. Left out, it is the
+                checkpoint's own, and `"sample"` with `match_release`.
             blend (`bool`, defaults to `True`):
                 Blend the noised photo in outside the mask after each step. `False`, with a background scale, is local
                 CLIP-guided diffusion, the paper's baseline (Algorithm 1).
@@ -1080,6 +1122,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 What `callback_kwargs` holds: `latents` (x_{t−1} after blending) and `pred_original_sample` (x̂_0).
             soft_mask (`bool`, defaults to `False`):
                 Keep the greys of `mask_image` as blending weights.
+            ranking (`str`, defaults to `"surroundings"`):
+                What results are ranked by: `"surroundings"` looks at the edited region and at the whole picture, plain
+                and warped; `"region"` at the plain edited region alone, as the released editor.
 
         Examples:
 
@@ -1099,6 +1144,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             clip_guidance_scale = config.default_clip_guidance_scale
         if range_guidance_scale is None:
             range_guidance_scale = config.default_range_guidance_scale
+        if guidance_gradient is None:
+            guidance_gradient = "sample" if match_release else config.default_guidance_gradient
 
         threshold = self.mask_threshold(soft_mask, match_release)
 
@@ -1128,6 +1175,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             output_type,
             callback_on_step_end_tensor_inputs,
             threshold,
+            ranking,
         )
         self._interrupt = False
         device = self._execution_device
@@ -1240,9 +1288,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         pasting = enforce_background and (blend or not match_release)
         if pasting:
             edited = paste(pictures, edited, mask)
-        clip_distances = self.clip_distance(edited, mask, text_embeds, match_release)
-        ranking = clip_distances.view(num_edits, num_images_per_prompt).argsort(dim=1)
-        ranking = ranking + num_images_per_prompt * torch.arange(num_edits, device=device)[:, None]
+        if ranking == "region" or match_release:
+            clip_distances = self.clip_distance(edited, mask, text_embeds, match_release)
+        else:
+            clip_distances = self.surroundings_distance(edited, mask, text_embeds)
+        order = clip_distances.view(num_edits, num_images_per_prompt).argsort(dim=1)
+        order = (order + num_images_per_prompt * torch.arange(num_edits, device=device)[:, None]).flatten().tolist()
 
         # 6. Return the pictures at their own size
         if output_type == "latent":
@@ -1259,10 +1310,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
 
         if not return_dict:
-            return outputs, clip_distances.tolist(), ranking.flatten().tolist()
-        return BlendedDiffusionPipelineOutput(
-            images=outputs, clip_distances=clip_distances.tolist(), ranking=ranking.flatten().tolist()
-        )
+            return outputs, clip_distances.tolist(), order
+        return BlendedDiffusionPipelineOutput(images=outputs, clip_distances=clip_distances.tolist(), ranking=order)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Saving

@@ -324,7 +324,7 @@ def edit(
         flag(METHOD, "--num-augmentations", "Copies CLIP sees: one plain, the others warped.", "N", whole_number(0)),
     ] = None,
     guidance_gradient: Annotated[
-        str,
+        str | None,
         flag(
             METHOD,
             "--guidance-gradient",
@@ -332,7 +332,18 @@ def edit(
             "sample|estimate",
             one_of("sample", "estimate"),
         ),
-    ] = "sample",
+    ] = None,
+    ranking: Annotated[
+        str,
+        flag(
+            METHOD,
+            "--ranking",
+            "What decides the order. surroundings: the region and the picture round it. region: the region alone, as"
+            " released.",
+            "surroundings|region",
+            one_of("surroundings", "region"),
+        ),
+    ] = EditSettings.ranking,
     context: Annotated[
         float,
         flag(
@@ -470,6 +481,7 @@ def edit(
         match_release=match_release,
         ddim=ddim,
         invert_mask=invert_mask,
+        ranking=ranking,
         context=context,
     )
     if background_preservation_loss:

@@ -22,8 +22,8 @@ class EditSettings:
         negative_prompt (`str`, *optional*): what it should not show.
         num_inference_steps (`int`, *optional*), strength (`float`, *optional*), clip_guidance_scale (`float`,
         *optional*), range_guidance_scale (`float`, *optional*), num_augmentations (`int`, *optional*),
-        guidance_gradient (`str`), blend (`bool`), background_mse_scale (`float`), background_lpips_scale (`float`),
-        enforce_background (`bool`), match_release (`bool`):
+        guidance_gradient (`str`, *optional*), blend (`bool`), background_mse_scale (`float`),
+        background_lpips_scale (`float`), enforce_background (`bool`), match_release (`bool`), ranking (`str`):
             the pipeline's arguments of these names.
         ddim (`bool`): take the steps with DDIM.
         invert_mask (`bool`): edit the mask's black instead of its white.
@@ -37,15 +37,16 @@ class EditSettings:
     clip_guidance_scale: float | None = None
     range_guidance_scale: float | None = None
     num_augmentations: int | None = None
-    guidance_gradient: str = "sample"
+    guidance_gradient: str | None = None
     blend: bool = True
     background_mse_scale: float = 0.0
     background_lpips_scale: float = 0.0
     enforce_background: bool = True
     match_release: bool = False
+    ranking: str = "surroundings"
     ddim: bool = False
     invert_mask: bool = False
-    context: float = 0.5
+    context: float = 0.25
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ class TestEdit:
                 {"background_lpips_scale": 0, "background_mse_scale": 7},
             ),
             ("--context 1.5", {"context": 1.5}),
+            ("--ranking region", {"ranking": "region"}),
             ("", {"num_inference_steps": 5, "strength": 0.8, "clip_guidance_scale": 20, "num_augmentations": 3}),
         ],
     )

@@ -549,6 +549,32 @@ def test_outputs(tiny_pipe, photo, mask):
     assert tiny_pipe("rock", photo, output_type="pt").images.shape == (1, 3, 16, 16)
 
 
+def test_the_gradient_left_out_is_the_checkpoints_own(photo, mask):
+    own = make_tiny_pipe(default_guidance_gradient="estimate")
+
+    def edit(pipe, **arguments):
+        return pipe("rock", photo, mask, generator=seeded(0), output_type="pt", **arguments).images
+
+    assert torch.equal(edit(own), edit(own, guidance_gradient="estimate"))
+    assert not torch.equal(edit(own), edit(own, guidance_gradient="sample"))
+    released = {"match_release": True, "num_inference_steps": 10, "strength": 0.5}
+    assert torch.equal(edit(own, **released), edit(own, guidance_gradient="sample", **released))
+
+
+def test_what_ranks_is_chosen_and_changes_nothing_else(tiny_pipe, photo, mask):
+    common = {"num_images_per_prompt": 3, "generator": seeded(0, 1, 2), "output_type": "pt"}
+    region = tiny_pipe("rock", photo, mask, ranking="region", **common)
+    common["generator"] = seeded(0, 1, 2)
+    around = tiny_pipe("rock", photo, mask, **common)
+    assert torch.equal(region.images, around.images)
+    text_embeds, masks = tiny_pipe.encode_prompt(["rock"]), as_tensor(mask)[None].expand(3, -1, -1, -1)
+    assert_close(torch.tensor(region.clip_distances), tiny_pipe.clip_distance(region.images, masks, text_embeds))
+    expected = tiny_pipe.surroundings_distance(region.images, masks, text_embeds)
+    assert_close(torch.tensor(around.clip_distances), expected)
+    alone = tiny_pipe("rock", photo, mask, generator=seeded(1), output_type="pt")
+    assert_close(alone.clip_distances[0], around.clip_distances[1])
+
+
 def test_all_kinds_of_pictures_are_the_same_picture(tiny_pipe, photo, mask):
     reference = tiny_pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images
     array, tensor = np.asarray(photo), as_tensor(photo)
@@ -763,6 +789,7 @@ NAN = np.full((16, 16, 3), np.nan, dtype=np.float32)
         ({"clip_guidance_scale": float("nan")}, ValueError, "`clip_guidance_scale` is nan"),
         ({"num_augmentations": -1}, ValueError, "`num_augmentations`"),
         ({"guidance_gradient": "both"}, ValueError, "`guidance_gradient` is 'both'"),
+        ({"ranking": "best"}, ValueError, "`ranking` is 'best'"),
         ({"padding_mask_crop": -1}, ValueError, "`padding_mask_crop`"),
         ({"padding_mask_crop": 4, "mask_image": None}, ValueError, "`padding_mask_crop` needs"),
         ({"padding_mask_crop": 4, "output_type": "latent"}, ValueError, "`padding_mask_crop`"),
@@ -836,4 +863,5 @@ def test_the_call_signature_is_the_promised_one():
         "callback_on_step_end",
         "callback_on_step_end_tensor_inputs",
         "soft_mask",
+        "ranking",
     ]
