@@ -84,17 +84,17 @@ def contact_sheet(
     tiles = []
     if view != whole:
         overview = _fit(_flat(photo), *size)
-        tiles.append(_tile(_with_frame(overview, view, overview.width / photo.width), size, "photo"))
-    tiles.append(_tile(source, size, "source"))
-    tiles.append(_tile(_with_outline(source, mask.crop(view), tint=True), size, "mask"))
+        tiles.append(tile(_with_frame(overview, view, overview.width / photo.width), size, "photo"))
+    tiles.append(tile(source, size, "source"))
+    tiles.append(tile(_with_outline(source, mask.crop(view), tint=True), size, "mask"))
     for rank, entry in enumerate(entries, start=1):
         with PIL.Image.open(entry.path) as picture:
             shown = _fit(_flat(picture.crop(view)), side, side)
-        tiles.append(_tile(shown, size, f"{rank}  ·  {entry.clip_distance:.4f}", f"seed {entry.seed}", best=rank == 1))
+        tiles.append(tile(shown, size, f"{rank}  ·  {entry.clip_distance:.4f}", f"seed {entry.seed}", best=rank == 1))
 
     rows = math.ceil(len(tiles) / columns)
     tiles += [PIL.Image.new("RGB", tiles[0].size, PAPER)] * (rows * columns - len(tiles))
-    return _titled(make_image_grid(tiles, rows, columns), title, "CLIP distance (lower is better) and seed")
+    return titled(make_image_grid(tiles, rows, columns), title, "CLIP distance (lower is better) and seed")
 
 
 def before_after(photo: PIL.Image.Image, mask: PIL.Image.Image, view: Box, best: Path, title: str) -> PIL.Image.Image:
@@ -113,15 +113,15 @@ def before_after(photo: PIL.Image.Image, mask: PIL.Image.Image, view: Box, best:
         before = _with_outline(_fit(_flat(photo.crop(box)), side, side), mask.crop(box))
         after = _fit(_flat(edited.crop(box)), side, side)
         for shown, label in ((before, "before"), (after, "after")):
-            tiles.append(_tile(shown, shown.size, label if box == whole else f"{label}, close up"))
-    width = max(tile.width for tile in tiles)
+            tiles.append(tile(shown, shown.size, label if box == whole else f"{label}, close up"))
+    width = max(each.width for each in tiles)
     strips = [make_image_grid([left, right], 1, 2) for left, right in zip(tiles[::2], tiles[1::2], strict=True)]
     sheet = PIL.Image.new("RGB", (2 * width, sum(strip.height for strip in strips)), PAPER)
     top = 0
     for strip in strips:
         sheet.paste(strip, ((sheet.width - strip.width) // 2, top))
         top += strip.height
-    return _titled(sheet, title)
+    return titled(sheet, title)
 
 
 def film(source: PIL.Image.Image, steps: Sequence[PIL.Image.Image]) -> list[PIL.Image.Image]:
@@ -196,26 +196,26 @@ def _with_frame(image: PIL.Image.Image, box: Box, scale: float) -> PIL.Image.Ima
     return image
 
 
-def _tile(
+def tile(
     image: PIL.Image.Image, size: tuple[int, int], label: str, note: str = "", best: bool = False
 ) -> PIL.Image.Image:
     """`image` in the middle of `size`, a label on the left and a note on the right below."""
     margin, line = 12, 34
     width, height = size
-    tile = PIL.Image.new("RGB", (width + 2 * margin, height + margin + line), PAPER)
+    framed = PIL.Image.new("RGB", (width + 2 * margin, height + margin + line), PAPER)
     left, top = margin + (width - image.width) // 2, margin + (height - image.height) // 2
-    tile.paste(image, (left, top))
-    draw = PIL.ImageDraw.Draw(tile)
+    framed.paste(image, (left, top))
+    draw = PIL.ImageDraw.Draw(framed)
     if best:
         draw.rectangle((left - 4, top - 4, left + image.width + 3, top + image.height + 3), outline=ACCENT, width=4)
     font = PIL.ImageFont.load_default(size=18)
     base = margin + height + 8
     draw.text((margin, base), label, fill=ACCENT if best else INK, font=font)
     draw.text((margin + width, base), note, fill=FAINT_INK, font=font, anchor="ra")
-    return tile
+    return framed
 
 
-def _titled(image: PIL.Image.Image, title: str, note: str = "") -> PIL.Image.Image:
+def titled(image: PIL.Image.Image, title: str, note: str = "") -> PIL.Image.Image:
     """`image` under its title, shortened if need be, and a note on the right."""
     margin, header = 12, 64
     sheet = PIL.Image.new("RGB", (image.width + 2 * margin, image.height + header + margin), PAPER)

@@ -122,6 +122,7 @@ def test_from_pictures_to_a_pipeline_and_guided_diffusions_layout(data, tokenize
     runs = ["--unet", str(tmp_path / "unet"), "--clip", str(tmp_path / "clip")]
     export.main([*runs, "--output", str(tmp_path / "model"), "--guided-diffusion", str(tmp_path / "adm.pt")])
     pipe = BlendedDiffusionPipeline.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    assert str(tmp_path) not in (tmp_path / "model" / "unet" / "config.json").read_text()
     assert pipe.unet.dtype == pipe.clip_model.dtype == torch.float32
     assert pipe.unet.config.out_channels == 6 and pipe.clip_model.config.vision_config.image_size == 16
     assert (tmp_path / "model" / "words.txt").read_text() == "red\nblue\n"

@@ -6,6 +6,7 @@ With `--guided-diffusion FILE` the UNet is also written in guided-diffusion's ow
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -54,6 +55,13 @@ def make_pipeline(
     )
 
 
+def forget_origin(path: Path) -> None:
+    """Takes out of a config where on this machine the network was loaded from."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument
@@ -63,8 +71,9 @@ def main(arguments: list[str] | None = None) -> None:
     flag("--guided-diffusion", type=Path, help="also write the UNet here, as guided-diffusion keeps it (.pt)")
     flag("--full-precision", action="store_true", help="fp32 weights instead of fp16")
     flag("--steps", type=int, default=30, help="the pipeline's default number of steps")
-    flag("--strength", type=float, default=0.8, help="its default strength")
-    flag("--clip-guidance-scale", type=float, default=40.0, help="its default guidance scale")
+    flag("--strength", type=float, default=0.95, help="its default strength")
+    flag("--clip-guidance-scale", type=float, default=80.0, help="its default guidance scale")
+    flag("--guidance-gradient", choices=["sample", "estimate"], default="estimate", help="its default gradient")
     flag("--augmentations", type=int, default=6, help="its default number of augmentations")
     options = parser.parse_args(arguments)
     if options.output.exists():
@@ -77,9 +86,11 @@ def main(arguments: list[str] | None = None) -> None:
         default_strength=options.strength,
         default_clip_guidance_scale=options.clip_guidance_scale,
         default_num_augmentations=options.augmentations,
+        default_guidance_gradient=options.guidance_gradient,
     )
     pipeline.save_pretrained(options.output)
     load_clip_in_full_precision(options.output)
+    forget_origin(options.output / "unet" / "config.json")
     words = options.clip / "words.txt"
     (options.output / "words.txt").write_bytes(words.read_bytes())
     if options.guided_diffusion:

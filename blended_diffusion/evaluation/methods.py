@@ -1,0 +1,50 @@
+"""What is compared: our defaults, the released editor's settings, the paper's baselines and ablations."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make an edit.
+
+    Attributes:
+        title (`str`): for people.
+        settings (`dict`): what differs from the model's defaults, as of [`EditSettings`].
+    """
+
+    title: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+METHODS = {
+    "default": Method("ours, default settings"),
+    # --skip_timesteps 25 of 100, --clip_guidance_lambda 1000, --range_lambda 50, --aug_num 8
+    "release": Method(
+        "the released editor's settings",
+        {
+            "match_release": True,
+            "num_inference_steps": 100,
+            "strength": 0.75,
+            "clip_guidance_scale": 1000.0,
+            "range_guidance_scale": 50.0,
+            "num_augmentations": 8,
+        },
+    ),
+    # the paper's algorithm 1 with its λ, in which nothing keeps the background but a loss
+    "local-clip-guided": Method(
+        "local CLIP-guided diffusion, λ = 1000",
+        {
+            "blend": False,
+            "enforce_background": False,
+            "background_mse_scale": 1000.0,
+            "background_lpips_scale": 1000.0,
+        },
+    ),
+    "final-paste": Method("no blending, the background pasted at the end", {"blend": False}),
+    "no-augmentations": Method("without extending augmentations", {"num_augmentations": 1}),
+    "gradient-through-network": Method(
+        "the gradient through the network", {"guidance_gradient": "sample", "clip_guidance_scale": 40.0}
+    ),
+    "wider-square": Method("twice the margin round the mask", {"context": 0.5}),
+}
