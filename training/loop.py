@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 
+from blended_diffusion.gallery import write_text
 from training.optimizers import MatrixViews
 
 
@@ -199,7 +199,7 @@ class Run:
                 self.save_averaged(partial / "averaged")
                 partial.rename(folder)
                 previous = latest_checkpoint(output)
-                write_whole(output / "latest.json", json.dumps({"checkpoint": folder.name, **vars(self.progress)}))
+                write_text(json.dumps({"checkpoint": folder.name, **vars(self.progress)}), output / "latest.json")
                 if previous is not None and previous != folder:
                     shutil.rmtree(previous)
         self.saved = time.monotonic()
@@ -217,13 +217,6 @@ def latest_checkpoint(output: Path) -> Path | None:
     """The folder of the last complete checkpoint of a run."""
     path = output / "latest.json"
     return output / json.loads(path.read_text(encoding="utf-8"))["checkpoint"] if path.exists() else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is never seen half written."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def to_signal(pixels: torch.Tensor) -> torch.Tensor:

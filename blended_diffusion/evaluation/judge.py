@@ -69,8 +69,12 @@ class Judge:
 
     def verdicts(self, images: Sequence[Image.Image]) -> list[str]:
         """The likeliest word for each picture, or [`NOTHING`]; arguments and errors as of [`Judge.probabilities`]."""
+        return self.likeliest(self.probabilities(images))
+
+    def likeliest(self, probabilities: torch.Tensor) -> list[str]:
+        """The word of each row of what [`Judge.probabilities`] gave, or [`NOTHING`]."""
         names = [*self.words, self.nothing]
-        return [names[column] for column in self.probabilities(images).argmax(dim=1)]
+        return [names[column] for column in probabilities.argmax(dim=1)]
 
     @torch.no_grad()
     def features(self, images: Sequence[Image.Image]) -> torch.Tensor:

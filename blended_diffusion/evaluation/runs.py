@@ -18,7 +18,7 @@ from blended_diffusion.evaluation.benchmark import Task
 from blended_diffusion.evaluation.figures import background_difference, diversity, seam, seam_lpips
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.evaluation.methods import Method
-from blended_diffusion.gallery import write_png
+from blended_diffusion.gallery import write_png, write_text
 from blended_diffusion.models import Model
 from blended_diffusion.records import EditSettings, from_json, to_json
 
@@ -109,9 +109,7 @@ class Bench:
             return from_json(Outcome, path.read_bytes())
         outcome = self.measure(name, method, task)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(to_json(outcome, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_text(to_json(outcome, indent=2) + "\n", path)
         return outcome
 
     def measure(self, name: str, method: Method, task: Task) -> Outcome:
@@ -143,7 +141,7 @@ class Bench:
             size=task.size,
             clip_distances=[candidate.clip_distance for candidate in candidates],
             region_distances=self.region_distances(edit, candidates),
-            verdicts=self.judge.verdicts(squares),
+            verdicts=self.judge.likeliest(chances),
             probabilities=chances[:, self.judge.words.index(task.word)].tolist(),
             background_largest=max(largest for largest, _ in differences),
             background_mean=float(np.mean([mean for _, mean in differences])),
