@@ -670,6 +670,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         # the tolerance keeps 0.29 · 100 = 28.999999999999996 from losing a step
         return min(int(num_inference_steps * strength + 1e-6), num_inference_steps)
 
+    def gradient_left_out(self, match_release: bool) -> str:
+        """The `guidance_gradient` of a call that does not say: the checkpoint's own, or the released editor's."""
+        return "sample" if match_release else self.config.default_guidance_gradient
+
     def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
         """CLIP's text embeddings, shape `(len(prompt), D)`, fp32. Text beyond CLIP's length is cut with a warning."""
         device = self._execution_device
@@ -1145,7 +1149,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if range_guidance_scale is None:
             range_guidance_scale = config.default_range_guidance_scale
         if guidance_gradient is None:
-            guidance_gradient = "sample" if match_release else config.default_guidance_gradient
+            guidance_gradient = self.gradient_left_out(match_release)
 
         threshold = self.mask_threshold(soft_mask, match_release)
 

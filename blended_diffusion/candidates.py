@@ -78,8 +78,7 @@ class Edit:
         defaults = {
             key.removeprefix("default_"): value for key, value in pipe.config.items() if key.startswith("default_")
         }
-        if settings.match_release:
-            defaults["guidance_gradient"] = "sample"
+        defaults["guidance_gradient"] = pipe.gradient_left_out(settings.match_release)
         chosen = {key: value for key, value in asdict(settings).items() if value is not None}
         settings = replace(settings, **{**defaults, **chosen})
         pipe.check_steps(settings.num_inference_steps, settings.strength)

@@ -24,6 +24,7 @@ from diffusers import (
 from PIL import Image
 from torch.autograd import gradcheck
 
+import pipeline_blended_diffusion
 import pipeline_blended_diffusion as method
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
@@ -559,6 +560,21 @@ def test_the_gradient_left_out_is_the_checkpoints_own(photo, mask):
     assert not torch.equal(edit(own), edit(own, guidance_gradient="sample"))
     released = {"match_release": True, "num_inference_steps": 10, "strength": 0.5}
     assert torch.equal(edit(own, **released), edit(own, guidance_gradient="sample", **released))
+
+
+def test_the_surroundings_count_and_so_do_warps(tiny_pipe, photo, mask, monkeypatch):
+    image, region = tiny_pipe.prepare_image(photo), as_tensor(mask)[None]
+    text_embeds = tiny_pipe.encode_prompt(["rock"])
+    elsewhere = image * region + (1 - image) * (1 - region)
+    plain, other = (tiny_pipe.clip_distance(picture, region, text_embeds) for picture in (image, elsewhere))
+    assert_close(plain, other)
+    around = tiny_pipe.surroundings_distance(image, region, text_embeds)
+    assert (around - tiny_pipe.surroundings_distance(elsewhere, region, text_embeds)).abs() > 1e-4
+    monkeypatch.setattr(pipeline_blended_diffusion, "NUM_RANKING_WARPS", 0)
+    whole = tiny_pipe.clip_distance(image, torch.ones_like(region), text_embeds)
+    unwarped = tiny_pipe.surroundings_distance(image, region, text_embeds)
+    assert_close(unwarped, (plain + whole) / 2)
+    assert (around - unwarped).abs() > 1e-5
 
 
 def test_what_ranks_is_chosen_and_changes_nothing_else(tiny_pipe, photo, mask):
