@@ -1,10 +1,12 @@
 """Tiny real components for every test: small enough to run in milliseconds, of the very classes that users load."""
 
+import socket
 import string
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image, ImageDraw
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
@@ -119,3 +121,18 @@ def mask() -> Image.Image:
     picture = Image.new("L", (16, 16), 0)
     ImageDraw.Draw(picture).rectangle((4, 5, 10, 11), fill=255)
     return picture
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """accelerate keeps its settings for the whole process; every test has its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("this must not need a network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

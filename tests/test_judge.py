@@ -1,7 +1,6 @@
 """The judge: the bundled one loads as it is, and a training makes one that does not mind sizes and batches."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import assert_close
 from PIL import Image
 from safetensors.torch import load_file
@@ -24,19 +22,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 WORDS = {"apple": (220, 10, 30), "rock": (120, 120, 120)}
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """accelerate keeps its settings for the whole process; every test has its own."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("the judge must not need a network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator", "no_network")
 
 
 @pytest.fixture

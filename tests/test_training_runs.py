@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import socket
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import assert_close, tiny_tokenizer
 from diffusers import UNet2DModel
 from PIL import Image
@@ -21,19 +19,7 @@ from training.losses import Diffusion, linear_schedule
 from training.train_clip import as_seen, draw_regions, soften
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """accelerate keeps its settings for the whole process; every test has its own."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("training must not need a network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator", "no_network")
 
 
 @pytest.fixture

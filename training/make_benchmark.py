@@ -15,6 +15,7 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 
 from blended_diffusion.canvas import square_around
+from blended_diffusion.evaluation.benchmark import COMPOSITE_SIDE, COMPOSITES_PER_EDIT, CONTEXT
 from training.pictures import paste, read_imagefolder
 from training.prepare_data import licence_link, read_table
 
@@ -27,9 +28,6 @@ PHOTOS = (
 EDITS_PER_PHOTO = 4
 SIZES = {"small": (0.14, 0.2), "medium": (0.28, 0.4), "large": (0.5, 0.75)}  # of the photo's shorter side
 SEED = 20211129
-CONTEXT = 0.5
-COMPOSITE_SIDE = 64
-COMPOSITES_PER_EDIT = 2
 
 
 def draw_edits(rng: np.random.Generator, photos: dict[str, Image.Image], words: list[str]) -> list[dict]:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from pipeline_blended_diffusion import NUM_WARP_PARAMETERS, warp
 from training.captions import Fact, Vocabulary, truth
@@ -27,8 +28,6 @@ from training.losses import Diffusion, contrastive_loss, linear_schedule
 from training.pictures import open_data
 
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LARGEST_LOGIT_SCALE = 100.0
 WHOLE_SHARE = 0.15  # of the pictures are seen without a mask
 WARPED_SHARE = 0.7
@@ -65,8 +64,8 @@ def make_image_processor(size: int) -> CLIPImageProcessor:
     return CLIPImageProcessor(
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
-        image_mean=CLIP_MEAN,
-        image_std=CLIP_STD,
+        image_mean=OPENAI_CLIP_MEAN,
+        image_std=OPENAI_CLIP_STD,
     )
 
 
@@ -227,7 +226,9 @@ def main(arguments: list[str] | None = None) -> None:
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         denoiser = UNet2DModel.from_pretrained(options.denoiser, torch_dtype=dtype).to(run.device)
         denoiser = denoiser.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    mean, std = (torch.tensor(numbers, device=run.device).view(1, 3, 1, 1) for numbers in (CLIP_MEAN, CLIP_STD))
+    mean, std = (
+        torch.tensor(numbers, device=run.device).view(1, 3, 1, 1) for numbers in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    )
 
     for batch, generator in run.batches(data):
         clean, facts = to_signal(batch["image"]), batch["fact"]

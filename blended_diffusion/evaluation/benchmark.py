@@ -18,6 +18,7 @@ from blended_diffusion.inputs import Mask, Photo, read_photo
 BENCHMARK_FOLDER = Path(__file__).parent / "benchmark"
 SIZES = ("small", "medium", "large")
 COMPOSITES_PER_EDIT = 2
+COMPOSITE_SIDE = 64
 CONTEXT = 0.5  # of the square that is judged, whatever square the model worked in
 
 
@@ -86,6 +87,6 @@ def real_composites(folder: Path = BENCHMARK_FOLDER) -> list[PIL.Image.Image]:
     """What perfect edits look like: for each task two squares with a drawing of its word pasted into its mask."""
     with PIL.Image.open(folder / "composites.png") as sheet:
         sheet = sheet.convert("RGB")
-    side = 64
+    side = COMPOSITE_SIDE
     places = [(left, top) for top in range(0, sheet.height, side) for left in range(0, sheet.width, side)]
     return [sheet.crop((left, top, left + side, top + side)) for left, top in places]
