@@ -429,7 +429,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "unet"
     # CLIP's gradient is needed together with the UNet's at every step: moving it to and fro would only cost time
     _exclude_from_cpu_offload = ["clip_model"]
-    _callback_tensor_inputs = ["latents", "pred_original_sample"]
+    _callback_tensor_inputs = ["latents", "pred_original_sample", "mask"]
 
     def __init__(
         self,
@@ -553,22 +553,25 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs,
         mask_threshold,
         ranking,
+        prompt_embeds,
+        negative_prompt_embeds,
     ) -> None:
         """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
-        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-            if name == "negative_prompt" and text is None:
-                continue
-            texts = text if isinstance(text, list) else [text]
-            if not texts or not all(isinstance(item, str) for item in texts):
-                raise TypeError(f"`{name}` must be a string or a non-empty list of strings, not {text!r}.")
+        if prompt is None and prompt_embeds is None:
+            raise ValueError("`prompt` is missing: pass words, or `prompt_embeds`.")
+        texts = {
+            "prompt": self.check_prompt("prompt", prompt, prompt_embeds),
+            "negative_prompt": self.check_prompt("negative_prompt", negative_prompt, negative_prompt_embeds),
+        }
 
+        if image is None:
+            raise ValueError("`image` is missing: pass the photo to edit.")
         images = to_image_list(image, "image", 3)
         masks = None if mask_image is None else to_image_list(mask_image, "mask_image", 1)
         lengths = {
-            "prompt": len(prompt) if isinstance(prompt, list) else 1,
             "image": len(images),
             "mask_image": 1 if masks is None else len(masks),
-            "negative_prompt": len(negative_prompt) if isinstance(negative_prompt, list) else 1,
+            **texts,
         }
         num_edits = max(lengths.values())
         for name, length in lengths.items():
@@ -655,6 +658,23 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 f" {self._callback_tensor_inputs}."
             )
 
+    def check_prompt(self, name: str, text: str | list[str] | None, embeds: torch.Tensor | None) -> int:
+        """How many prompts `text` or `embeds` are; raises a `ValueError` or `TypeError` if they cannot be any."""
+        if embeds is not None:
+            if text is not None:
+                raise ValueError(f"`{name}` and `{name}_embeds` say the same thing twice; pass one of them.")
+            dim = self.clip_model.config.projection_dim
+            if not isinstance(embeds, torch.Tensor) or embeds.ndim != 2 or embeds.shape[1] != dim or not len(embeds):
+                found = tuple(embeds.shape) if isinstance(embeds, torch.Tensor) else type(embeds).__name__
+                raise ValueError(f"`{name}_embeds` is {found}; expected a tensor of shape (number of prompts, {dim}).")
+            return len(embeds)
+        if text is None:
+            return 1
+        texts = text if isinstance(text, list) else [text]
+        if not texts or not all(isinstance(item, str) for item in texts):
+            raise TypeError(f"`{name}` must be a string or a non-empty list of strings, not {text!r}.")
+        return len(texts)
+
     # -----------------------------------------------------------------------------------------------------------------
     # Preparation
     # -----------------------------------------------------------------------------------------------------------------
@@ -689,6 +709,16 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 f" {max_length} tokens: {removed}"
             )
         return self.clip_model.get_text_features(input_ids=tokens.to(device)).pooler_output.float()
+
+    def prepare_prompt(
+        self, prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embeddings `(N, D)` of words or those given, and the weights `(N,)`: 0 for an empty prompt, else 1."""
+        device = self._execution_device
+        if prompt_embeds is not None:
+            return prompt_embeds.to(device, torch.float32), torch.ones(len(prompt_embeds), device=device)
+        prompts = prompt if isinstance(prompt, list) else [prompt or ""]
+        return self.encode_prompt(prompts), torch.tensor([float(text != "") for text in prompts], device=device)
 
     def get_timesteps(
         self, num_inference_steps: int, strength: float, match_release: bool, device: torch.device
@@ -780,6 +810,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             return (draws.flatten() * num_classes).long()
         return torch.as_tensor(class_labels, device=self._execution_device).flatten().expand(batch_size)
 
+    def draw_noise(self, shape: tuple[int, ...], generators: list[torch.Generator] | torch.Generator) -> torch.Tensor:
+        """Gaussian noise of `shape`, fp32; with a list of generators each picture's comes from its own."""
+        return randn_tensor(tuple(shape), generator=generators, device=self._execution_device)
+
     def prepare_latents(
         self,
         image: torch.Tensor,
@@ -789,7 +823,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """The source noised to the first timestep: x_k ~ q(x_k | x), by `latents` if given."""
         if latents is None:
-            latents = randn_tensor(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+            latents = self.draw_noise(image.shape, generator)
         return self.scheduler.add_noise(image, latents.to(image), timestep.expand(len(image)))
 
     def prepare_extra_step_kwargs(self, generator: list[torch.Generator] | torch.Generator) -> dict:
@@ -982,7 +1016,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             return source
         else:
             shape, level = source.shape, prev_timestep
-        noise = randn_tensor(shape, generator=generators, device=source.device, dtype=source.dtype)
+        noise = self.draw_noise(shape, generators)
         return self.scheduler.add_noise(source, noise, level.expand(len(source)))
 
     def clip_distance(
@@ -1030,8 +1064,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
         self,
-        prompt: str | list[str],
-        image: PipelineImageInput,
+        prompt: str | list[str] | None = None,
+        image: PipelineImageInput | None = None,
         mask_image: PipelineImageInput | None = None,
         negative_prompt: str | list[str] | None = None,
         num_inference_steps: int | None = None,
@@ -1056,6 +1090,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (diffusers' own signature)
         soft_mask: bool = False,
         ranking: str = "surroundings",
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
     ) -> BlendedDiffusionPipelineOutput | tuple:
         """
         Edits the masked region of one or several photos to fit one or several prompts.
@@ -1120,15 +1156,19 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 Whether to return a [`BlendedDiffusionPipelineOutput`] or a plain tuple.
             callback_on_step_end (`Callable`, *optional*):
                 Called after each step as `callback(pipe, step, timestep, callback_kwargs)`; returns a dictionary whose
-                `latents` and `pred_original_sample` replace the pipeline's. Setting `pipe._interrupt = True` ends the
-                loop; the result is then the last clean estimate.
+                `latents`, `pred_original_sample` and `mask` replace the pipeline's. Setting `pipe._interrupt = True`
+                ends the loop; the result is then the last clean estimate.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `["latents"]`):
-                What `callback_kwargs` holds: `latents` (x_{t−1} after blending) and `pred_original_sample` (x̂_0).
+                What `callback_kwargs` holds: `latents` (x_{t−1} after blending), `pred_original_sample` (x̂_0) and
+                `mask` (at the network's size, 1 = edit; another one counts from the next step on, the last one for
+                the pasting).
             soft_mask (`bool`, defaults to `False`):
                 Keep the greys of `mask_image` as blending weights.
             ranking (`str`, defaults to `"surroundings"`):
                 What results are ranked by: `"surroundings"` looks at the edited region and at the whole picture, plain
                 and warped; `"region"` at the plain edited region alone, as the released editor.
+            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `(number of prompts, D)`, *optional*):
+                CLIP's text embeddings (of any length) in place of `prompt` and `negative_prompt`.
 
         Examples:
 
@@ -1180,16 +1220,18 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs,
             threshold,
             ranking,
+            prompt_embeds,
+            negative_prompt_embeds,
         )
         self._interrupt = False
         device = self._execution_device
 
         # 2. Encode the prompts, and line up one photo, mask and prompt for each picture
-        prompts = prompt if isinstance(prompt, list) else [prompt]
+        text_embeds, weights = self.prepare_prompt(prompt, prompt_embeds)
+        negative_embeds, negative_weights = self.prepare_prompt(negative_prompt, negative_prompt_embeds)
         images = to_image_list(image, "image", 3)
         masks = [None] if mask_image is None else to_image_list(mask_image, "mask_image", 1)
-        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""]
-        num_edits = max(len(prompts), len(images), len(masks), len(negatives))
+        num_edits = max(len(text_embeds), len(images), len(masks), len(negative_embeds))
         batch_size = num_edits * num_images_per_prompt
 
         def per_picture(tensor: torch.Tensor) -> torch.Tensor:
@@ -1205,12 +1247,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
         mask = per_picture(torch.cat([self.prepare_mask(item, threshold, match_release) for item in masks]))
         source = self.image_processor.normalize(pictures)
-        text_embeds = per_picture(self.encode_prompt(prompts))
+        text_embeds = per_picture(text_embeds)
         guidance = Guidance(
             text_embeds=text_embeds,
-            weights=per_picture(torch.tensor([float(text != "") for text in prompts], device=device)),
-            negative_embeds=per_picture(self.encode_prompt(negatives)),
-            negative_weights=per_picture(torch.tensor([float(text != "") for text in negatives], device=device)),
+            weights=per_picture(weights),
+            negative_embeds=per_picture(negative_embeds),
+            negative_weights=per_picture(negative_weights),
             image=source,
             mask=mask,
             gradient=guidance_gradient,
@@ -1242,7 +1284,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 labels = self.prepare_class_labels(class_labels, generators, batch_size)
                 step_noise = None
                 if draws_step_noise:
-                    step_noise = randn_tensor(latents.shape, generator=generators, device=device, dtype=latents.dtype)
+                    step_noise = self.draw_noise(latents.shape, generators)
 
                 # estimate: x̂_0, the only forward of the UNet in this step
                 signal, noise = noise_level(self.scheduler, t)
@@ -1283,6 +1325,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                     callback_outputs = callback_on_step_end(self, i, t, callback_kwargs)
                     latents = callback_outputs.pop("latents", latents)
                     pred_original_sample = callback_outputs.pop("pred_original_sample", pred_original_sample)
+                    guidance.mask = mask = callback_outputs.pop("mask", mask)
                 progress_bar.update()
 
         # 5. Paste the photo back outside the mask, and rank

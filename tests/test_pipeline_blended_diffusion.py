@@ -615,6 +615,74 @@ def test_pictures_from_minus_one_to_one_are_taken_with_a_warning(tiny_pipe, phot
     assert "[-1, 1]" in caplog.text
 
 
+def test_prompt_embeds_stand_for_words(tiny_pipe, photo, mask):
+    words = tiny_pipe("rock", photo, mask, negative_prompt="tree", num_images_per_prompt=2, generator=seeded(1, 2))
+    embeds = tiny_pipe(
+        image=photo,
+        mask_image=mask,
+        prompt_embeds=tiny_pipe.encode_prompt(["rock"]),
+        negative_prompt_embeds=tiny_pipe.encode_prompt(["tree"]) * 3,  # only the direction counts
+        num_images_per_prompt=2,
+        generator=seeded(1, 2),
+    )
+    assert_close(torch.tensor(words.clip_distances), torch.tensor(embeds.clip_distances))
+    for one, other in zip(words.images, embeds.images, strict=True):
+        assert_close(as_tensor(one), as_tensor(other))
+
+
+def test_a_row_of_prompt_embeds_is_a_prompt(tiny_pipe, photo, mask):
+    embeds = tiny_pipe.encode_prompt(["rock", "tree"])
+    out = tiny_pipe(image=photo, mask_image=mask, prompt_embeds=embeds, generator=seeded(1, 2))
+    alone = tiny_pipe("tree", photo, mask, generator=seeded(2))
+    assert len(out.images) == 2
+    assert_close(as_tensor(out.images[1]), as_tensor(alone.images[0]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "`prompt` is missing"),
+        ({"prompt": "rock", "prompt_embeds": torch.ones(1, 24)}, "`prompt` and `prompt_embeds` say the same"),
+        ({"prompt_embeds": torch.ones(24)}, r"`prompt_embeds` is \(24,\); expected a tensor of shape"),
+        ({"prompt_embeds": torch.ones(1, 23)}, r"`prompt_embeds` is \(1, 23\); expected .* 24\)"),
+        ({"prompt": "rock", "negative_prompt_embeds": [1.0]}, "`negative_prompt_embeds` is list"),
+    ],
+)
+def test_what_stands_for_words_is_checked(tiny_pipe, photo, mask, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_pipe(image=photo, mask_image=mask, **arguments)
+
+
+def test_a_missing_photo_is_named(tiny_pipe):
+    with pytest.raises(ValueError, match="`image` is missing"):
+        tiny_pipe("rock")
+
+
+def test_callback_changes_the_mask_from_the_next_step_on(tiny_pipe, photo, mask):
+    masks, inside = [], []
+
+    def callback(pipe, step, timestep, callback_kwargs):
+        masks.append(callback_kwargs["mask"].clone())
+        inside.append(callback_kwargs["latents"])
+        last = step == pipe.num_timesteps - 1
+        return {"mask": masks[0] if last else torch.ones_like(masks[0])}
+
+    out = tiny_pipe(
+        "rock",
+        photo,
+        mask,
+        generator=seeded(1),
+        callback_on_step_end=callback,
+        callback_on_step_end_tensor_inputs=["mask", "latents"],
+        output_type="pt",
+    )
+    assert [bool(m.all()) for m in masks] == [False] + [True] * (len(masks) - 1)
+    outside = (masks[0] == 0).expand_as(out.images)
+    # the sample has left the photo outside the wanted mask, the result has not
+    assert not torch.equal(inside[-1][outside], (2 * as_tensor(photo)[None] - 1)[outside])
+    assert torch.equal(out.images[outside], as_tensor(photo)[None][outside])
+
+
 def test_callback_sees_and_changes_the_sample(tiny_pipe, photo, mask):
     steps = []
 
@@ -880,4 +948,6 @@ def test_the_call_signature_is_the_promised_one():
         "callback_on_step_end_tensor_inputs",
         "soft_mask",
         "ranking",
+        "prompt_embeds",
+        "negative_prompt_embeds",
     ]
