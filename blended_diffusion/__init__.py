@@ -2,7 +2,8 @@
 
 Each module does one thing and knows nothing of those above it:
 
-- `cli`: the command; it parses, calls and shows.
+- `cli`, `commands`: the command line; it parses, calls and shows.
+- `editor`: a picture, a mask and words in, edited pictures out; what applications are built of.
 - `candidates`: one edit is many candidates: seeds, batches, resuming, ranking.
 - `canvas`: the photo's own resolution: the crop round the mask and the way back.
 - `inputs`, `gallery`: reading what people give; making what people look at.

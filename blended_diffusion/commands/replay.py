@@ -1,0 +1,109 @@
+"""`blended-diffusion replay`: a picture again, from what it remembers of its making."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blended_diffusion.commands.flags import INPUT, MACHINE, OUTPUT, Device, Quiet, flag
+from blended_diffusion.commands.running import load
+
+
+if TYPE_CHECKING:
+    from blended_diffusion.records import Origin
+
+
+def replay_target(picture: Path, output_path: str | None, inputs: list[Path]) -> Path:
+    """Where to write the replay of `picture`.
+
+    Raises:
+        ValueError: that is no name for a PNG, one of `inputs`, or cannot be written.
+    """
+    target = picture.with_name(f"{picture.stem}_replay.png") if output_path is None else Path(output_path)
+    if target.is_dir():
+        target /= f"{picture.stem}_replay.png"
+    if target.suffix != ".png":
+        raise ValueError(f"--output_path {str(target)!r} is neither a folder nor a PNG's name; give one of these.")
+    if target.exists() and any(target.samefile(path) for path in inputs):
+        raise ValueError(f"--output_path {str(target)!r} is what the replay is made from; give another name.")
+    if not os.access(target.parent, os.W_OK):
+        raise ValueError(f"--output_path {str(target)!r} is in a folder that cannot be written to; give another one.")
+    return target
+
+
+def recorded(given: str | None, flag: str) -> str:
+    """What to call a file in error messages: the flag, or that the record names it."""
+    return flag if given else f"the record's file (it may be elsewhere now: say where with {flag})"
+
+
+def refuse_changed(origin: "Origin", sha256: str, name: object, flag: str) -> None:
+    """Raises a `ValueError` if something is not what a picture was made from."""
+    if sha256 != origin.sha256:
+        raise ValueError(
+            f"{flag} {str(name)!r} is not what the picture was made from (SHA-256 {sha256[:12]}…, then"
+            f" {origin.sha256[:12]}…); give the one that it was made from."
+        )
+
+
+def verdict(difference: int | None, changed: list[str]) -> str:
+    if difference == 0:
+        return "pixel for pixel the same"
+    reason = f"; another {', '.join(changed)} than then" if changed else ""
+    if difference is None:
+        return f"not the same: the picture has been resized or converted since{reason}"
+    return f"not the same: pixels differ by up to {difference} of 255{reason}"
+
+
+def replay(
+    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="A PNG that `edit` made.")],
+    init_image: Annotated[
+        str | None, flag(INPUT, "--init_image -i", "The photo. [default: where it was]", "FILE")
+    ] = None,
+    mask: Annotated[str | None, flag(INPUT, "--mask", "The mask. [default: where it was]", "FILE")] = None,
+    output_path: Annotated[
+        str | None, flag(OUTPUT, "--output_path", "What to write. [default: PICTURE_replay.png, beside it]", "FILE")
+    ] = None,
+    model: Annotated[
+        str | None, flag(MACHINE, "--model", "The model. [default: the one that was used]", "NAME")
+    ] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a picture again from what it remembers of its making, and say whether the pixels are equal.
+
+    They are on the same kind of machine. The photo, the mask and the model must be unchanged.
+    """
+    from PIL import Image
+
+    from blended_diffusion import inputs
+
+    record = inputs.read_record(picture, "PICTURE")
+    photo = inputs.read_photo(init_image or record.photo.name, recorded(init_image, "--init_image"))
+    refuse_changed(record.photo, photo.sha256, photo.path, "--init_image")
+    region = None
+    if record.mask is not None:
+        size, invert = photo.image.size, record.settings.invert_mask
+        region = inputs.read_mask(mask or record.mask.name, size, invert, recorded(mask, "--mask"))
+        refuse_changed(record.mask, region.sha256, region.path, "--mask")
+    files = [Path(picture), photo.path] + ([] if region is None else [region.path])
+    target = replay_target(Path(picture), output_path, files)
+
+    from blended_diffusion import candidates, gallery, machine
+    from blended_diffusion.records import to_json
+
+    place = machine.find_device(device, "--device")
+    machine.be_reproducible(record.made_with.threads)
+    loaded = load(model or record.model.name, machine.find_dtype(record.made_with.dtype), place)
+    refuse_changed(record.model, loaded.sha256, loaded.name, "--model")
+
+    job = candidates.Edit.prepare(loaded, photo, region, record.settings)
+    job.model.pipe.set_progress_bar_config(disable=quiet, desc="steps")
+    candidate = candidates.make_again(job, record)
+    made_with = machine.describe(place, loaded.pipe.unet.dtype)
+    again = job.finish(candidate)
+    gallery.write_png(again, target, photo.icc_profile, to_json(job.record(candidate, made_with)))
+    if not quiet:
+        with Image.open(picture) as original:
+            difference = candidates.largest_difference(original, again)
+        typer.echo(f"{target}: {verdict(difference, record.made_with.differences(made_with))}")

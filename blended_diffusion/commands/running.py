@@ -1,0 +1,116 @@
+"""What commands that edit have in common: loading the model, opening the folder, making pictures under progress bars.
+
+What belongs here shows and calls. The flags are in `flags`.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from blended_diffusion.demo import KNOWN_WORDS
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from blended_diffusion.candidates import Edit, Results
+    from blended_diffusion.editor import FolderEditor
+    from blended_diffusion.gallery import Entry
+    from blended_diffusion.models import Model
+
+
+def show(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def load(name: str, dtype: "torch.dtype", device: "torch.device") -> "Model":
+    """The model `name`, on `device`."""
+    from transformers.utils import logging
+
+    from blended_diffusion.models import load_model
+
+    logging.disable_progress_bar()
+    model = load_model(name, dtype, "--model")
+    model.pipe.to(device)
+    return model
+
+
+def hint_at_words(prompt: str) -> None:
+    """Says which words of `prompt` the bundled model does not know, and which it does."""
+    from blended_diffusion.inputs import closest_first, unknown_words
+
+    if unknown := unknown_words(prompt, KNOWN_WORDS):
+        show(
+            f"hint: the bundled model does not know {', '.join(map(repr, unknown))}; it knows"
+            f" {', '.join(closest_first(unknown, KNOWN_WORDS))}"
+        )
+
+
+def make_all(job: "Edit", results: "Results", seeds: list[int], keep: bool, quiet: bool) -> "list[Entry]":
+    """Makes what is missing under two progress bars, then the sheets, and says where they are.
+
+    Returns:
+        `list[Entry]`: all that is finished, best first.
+    """
+    from tqdm.auto import tqdm
+
+    from blended_diffusion.candidates import make_candidates
+
+    finished = {entry.seed for entry in results.finished()}.intersection(seeds)
+    if finished and not keep:
+        show(
+            f"note: making all {len(seeds)} pictures again; --resume would keep the {len(finished)} that are finished"
+        )
+        finished = set()
+    job.model.pipe.set_progress_bar_config(disable=quiet, desc="steps", leave=False)
+    with tqdm(total=len(seeds), initial=len(finished), desc="pictures", unit="picture", disable=quiet) as bar:
+        try:
+            for entry in make_candidates(job, results, seeds, keep):
+                finished.add(entry.seed)
+                bar.update()
+        except KeyboardInterrupt:
+            bar.close()
+            show(f"interrupted: {len(finished)} of {len(seeds)} pictures are finished; --resume makes the others")
+            raise
+    entries = results.write_sheets(job)
+    if not quiet:
+        typer.echo(
+            f"{len(entries)} picture{'s' * (len(entries) > 1)} in {results.folder / 'ranked'}, the best of them:"
+        )
+        for entry in entries[:3]:
+            typer.echo(f"  {entry.clip_distance:.4f}  seed {entry.seed}  {entry.path.name}")
+        typer.echo(f"to look at: {results.folder / 'contact_sheet.png'}, {results.folder / 'before_after.png'}")
+    return entries
+
+
+def open_editor(
+    folder: Path,
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    seed: int,
+    num_images: int,
+    batch_size: int,
+    resume: bool,
+    quiet: bool,
+) -> "FolderEditor":
+    """The editor that writes into `folder`, with the model on its device: what the flags of these names ask for."""
+    from blended_diffusion import machine
+    from blended_diffusion.editor import FolderEditor
+
+    place = machine.find_device(device, "--device")
+    machine.be_reproducible()
+    loaded = load(model, machine.find_dtype(dtype, "--dtype"), place)
+    return FolderEditor(
+        loaded,
+        folder,
+        machine.describe(place, loaded.pipe.unet.dtype),
+        seed=seed,
+        num_images=num_images,
+        batch_size=batch_size,
+        resume=resume,
+        make=partial(make_all, quiet=quiet),
+        argument="--output_path",
+    )
