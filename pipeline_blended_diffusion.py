@@ -341,6 +341,8 @@ class Guidance:
         weights (`torch.Tensor` of shape `(B,)`): 0 for the pictures that are not guided (empty prompt), else 1.
         negative_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of what to stay away from.
         negative_weights (`torch.Tensor` of shape `(B,)`): 0 where there is nothing to stay away from, else 1.
+        rival_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of what not to be taken for.
+        rival_weights (`torch.Tensor` of shape `(B,)`): 0 where there is no such thing, else how much that counts.
         image (`torch.Tensor` of shape `(B, 3, H, W)`): the source, in [−1, 1].
         mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1], 1 = edit.
         gradient (`str`): `"sample"` or `"estimate"`.
@@ -352,6 +354,8 @@ class Guidance:
     weights: torch.Tensor
     negative_embeds: torch.Tensor
     negative_weights: torch.Tensor
+    rival_embeds: torch.Tensor
+    rival_weights: torch.Tensor
     image: torch.Tensor
     mask: torch.Tensor
     gradient: str
@@ -408,6 +412,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             Its tokenizer.
         feature_extractor ([`~transformers.CLIPImageProcessor`]):
             Its image processor: the mean and standard deviation of its pictures are used.
+        clip_model_2 ([`~transformers.CLIPModel`], *optional*), tokenizer_2 ([`~transformers.CLIPTokenizer`],
+        *optional*), feature_extractor_2 ([`~transformers.CLIPImageProcessor`], *optional*):
+            A second CLIP that guides and ranks together with the first: distances are the mean of both, so that what
+            fools one of them alone pays less. Their embeddings stand side by side, D = D_1 + D_2.
         default_num_inference_steps (`int`, defaults to 100):
             What a call uses that leaves `num_inference_steps` out. Like the following it is saved with the pipeline,
             so that every checkpoint works well without arguments; these values are the released editor's.
@@ -421,6 +429,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             The same for `num_augmentations`.
         default_guidance_gradient (`str`, defaults to `"sample"`):
             The same for `guidance_gradient`.
+        default_candidate_labels (`list[str]`, *optional*):
+            The same for `candidate_labels`.
 
     Raises:
         ValueError: a component cannot work here, for example a scheduler that predicts velocity.
@@ -428,7 +438,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "unet"
     # CLIP's gradient is needed together with the UNet's at every step: moving it to and fro would only cost time
-    _exclude_from_cpu_offload = ["clip_model"]
+    _exclude_from_cpu_offload = ["clip_model", "clip_model_2"]
+    _optional_components = ["clip_model_2", "tokenizer_2", "feature_extractor_2"]
     _callback_tensor_inputs = ["latents", "pred_original_sample", "mask"]
 
     def __init__(
@@ -444,6 +455,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         default_range_guidance_scale: float = 50.0,
         default_num_augmentations: int = 8,
         default_guidance_gradient: str = "sample",
+        default_candidate_labels: list[str] | None = None,
+        clip_model_2: CLIPModel | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        feature_extractor_2: CLIPImageProcessor | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -452,6 +467,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             clip_model=clip_model,
             tokenizer=tokenizer,
             feature_extractor=feature_extractor,
+            clip_model_2=clip_model_2,
+            tokenizer_2=tokenizer_2,
+            feature_extractor_2=feature_extractor_2,
         )
         self.register_to_config(
             default_num_inference_steps=default_num_inference_steps,
@@ -460,10 +478,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             default_range_guidance_scale=default_range_guidance_scale,
             default_num_augmentations=default_num_augmentations,
             default_guidance_gradient=default_guidance_gradient,
+            default_candidate_labels=default_candidate_labels,
         )
         self.check_components()
         self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_normalize=False)
         self._lpips = None
+        self._label_embeds = None
         self._interrupt = False
 
     @property
@@ -479,7 +499,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     # -----------------------------------------------------------------------------------------------------------------
 
     def check_components(self) -> None:
-        """Raises a `ValueError` if the UNet and the scheduler cannot do this job."""
+        """Raises a `ValueError` if the components cannot do this job."""
         unet, scheduler = self.unet.config, self.scheduler
         if not isinstance(self.scheduler, SchedulerMixin) or not hasattr(scheduler, "alphas_cumprod"):
             raise ValueError(
@@ -505,6 +525,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             )
         if unet.get("time_embedding_type") == "fourier":
             raise ValueError("`unet` is conditioned on Fourier features of sigma; one that takes timesteps is needed.")
+        missing = [name for name in self._optional_components if getattr(self, name) is None]
+        if 0 < len(missing) < len(self._optional_components):
+            raise ValueError(f"`{missing[0]}` is missing; a second CLIP needs all of {self._optional_components}.")
         if isinstance(scheduler, DDPMScheduler):
             variance_type = scheduler.config.variance_type
             if variance_type == "learned" or (variance_type == "learned_range" and unet.out_channels == 3):
@@ -555,6 +578,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         ranking,
         prompt_embeds,
         negative_prompt_embeds,
+        rival_prompt_embeds,
+        candidate_labels,
     ) -> None:
         """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
         if prompt is None and prompt_embeds is None:
@@ -562,6 +587,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         texts = {
             "prompt": self.check_prompt("prompt", prompt, prompt_embeds),
             "negative_prompt": self.check_prompt("negative_prompt", negative_prompt, negative_prompt_embeds),
+            "rival_prompt_embeds": self.check_prompt("rival_prompt", None, rival_prompt_embeds),
         }
 
         if image is None:
@@ -600,6 +626,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 raise ValueError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
         if ranking not in RANKINGS:
             raise ValueError(f"`ranking` is {ranking!r}; pass one of {RANKINGS}.")
+        if candidate_labels is not None and (
+            isinstance(candidate_labels, str) or not all(isinstance(label, str) for label in candidate_labels)
+        ):
+            raise TypeError(f"`candidate_labels` must be a list of strings, not {candidate_labels!r}.")
         if guidance_gradient not in ("sample", "estimate"):
             raise ValueError(f"`guidance_gradient` is {guidance_gradient!r}; expected 'sample' or 'estimate'.")
         if match_release and not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
@@ -663,7 +693,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if embeds is not None:
             if text is not None:
                 raise ValueError(f"`{name}` and `{name}_embeds` say the same thing twice; pass one of them.")
-            dim = self.clip_model.config.projection_dim
+            dim = sum(self.embed_dims)
             if not isinstance(embeds, torch.Tensor) or embeds.ndim != 2 or embeds.shape[1] != dim or not len(embeds):
                 found = tuple(embeds.shape) if isinstance(embeds, torch.Tensor) else type(embeds).__name__
                 raise ValueError(f"`{name}_embeds` is {found}; expected a tensor of shape (number of prompts, {dim}).")
@@ -685,6 +715,23 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         size = self.unet.config.sample_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
+    @property
+    def clips(self) -> list[tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessor]]:
+        """The CLIP that guides, or the two that do together, each with its tokenizer and image processor."""
+        first = (self.clip_model, self.tokenizer, self.feature_extractor)
+        second = (self.clip_model_2, self.tokenizer_2, self.feature_extractor_2)
+        return [first] if self.clip_model_2 is None else [first, second]
+
+    @property
+    def embed_dims(self) -> list[int]:
+        """How long each CLIP's embeddings are."""
+        return [model.config.projection_dim for model, _, _ in self.clips]
+
+    @property
+    def clip_size(self) -> int:
+        """The width and height of the pictures for CLIP, the largest one's."""
+        return max(model.config.vision_config.image_size for model, _, _ in self.clips)
+
     @staticmethod
     def num_steps_left(num_inference_steps: int, strength: float) -> int:
         # the tolerance keeps 0.29 · 100 = 28.999999999999996 from losing a step
@@ -696,19 +743,21 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
         """CLIP's text embeddings, shape `(len(prompt), D)`, fp32. Text beyond CLIP's length is cut with a warning."""
-        device = self._execution_device
-        max_length = self.clip_model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(
-            prompt, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
-        ).input_ids
-        untruncated = self.tokenizer(prompt, padding="longest", return_tensors="pt").input_ids
-        if untruncated.shape[-1] > max_length:
-            removed = self.tokenizer.batch_decode(untruncated[:, max_length - 1 : -1], skip_special_tokens=True)
-            logger.warning(
-                "The following part of your input was truncated because CLIP can only handle sequences up to"
-                f" {max_length} tokens: {removed}"
-            )
-        return self.clip_model.get_text_features(input_ids=tokens.to(device)).pooler_output.float()
+        embeds = []
+        for model, tokenizer, _ in self.clips:
+            max_length = model.config.text_config.max_position_embeddings
+            tokens = tokenizer(
+                prompt, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
+            ).input_ids.to(self._execution_device)
+            untruncated = tokenizer(prompt, padding="longest", return_tensors="pt").input_ids
+            if untruncated.shape[-1] > max_length:
+                removed = tokenizer.batch_decode(untruncated[:, max_length - 1 : -1], skip_special_tokens=True)
+                logger.warning(
+                    "The following part of your input was truncated because CLIP can only handle sequences up to"
+                    f" {max_length} tokens: {removed}"
+                )
+            embeds.append(model.get_text_features(input_ids=tokens).pooler_output.float())
+        return torch.cat(embeds, dim=1)
 
     def prepare_prompt(
         self, prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None
@@ -843,24 +892,44 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         noise_pred, variance_pred = output[:, :3], output[:, 3:]
         return noise_pred, variance_pred if variance_pred.shape[1] else None
 
-    def clip_embed(self, images: torch.Tensor) -> torch.Tensor:
-        """CLIP's image embeddings `(N, D)` of pictures `(N, 3, S, S)` in [0, 1] at CLIP's own size, in fp32."""
-        mean = images.new_tensor(self.feature_extractor.image_mean).view(1, 3, 1, 1)
-        std = images.new_tensor(self.feature_extractor.image_std).view(1, 3, 1, 1)
-        pixel_values = ((images - mean) / std).to(self.clip_model.dtype)
-        return self.clip_model.get_image_features(pixel_values=pixel_values).pooler_output.float()
+    def clip_embed(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """CLIP's image embeddings `(N, D)`, fp32.
 
-    @property
-    def clip_size(self) -> int:
-        return self.clip_model.config.vision_config.image_size
+        Args:
+            images (`torch.Tensor` of shape `(N, 3, S, S)`): in [0, 1], S being [`BlendedDiffusionPipeline.clip_size`].
+            normalize (`bool`): bring the colours to the mean and standard deviation that CLIP expects.
+        """
+        embeds = []
+        for model, _, feature_extractor in self.clips:
+            pixel_values = F.adaptive_avg_pool2d(images, model.config.vision_config.image_size)
+            if normalize:
+                mean = images.new_tensor(feature_extractor.image_mean).view(1, 3, 1, 1)
+                std = images.new_tensor(feature_extractor.image_std).view(1, 3, 1, 1)
+                pixel_values = (pixel_values - mean) / std
+            embeds.append(model.get_image_features(pixel_values=pixel_values.to(model.dtype)).pooler_output.float())
+        return torch.cat(embeds, dim=1)
+
+    def prompt_distance(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+        """The [`spherical_distance`] of embeddings `(…, D)`, with two CLIPs the mean of what each of them finds."""
+        pairs = zip(image_embeds.split(self.embed_dims, -1), text_embeds.split(self.embed_dims, -1), strict=True)
+        return torch.stack([spherical_distance(*pair) for pair in pairs]).mean(dim=0)
 
     def clip_loss(self, estimate: torch.Tensor, guidance: Guidance, warps: torch.Tensor) -> torch.Tensor:
-        """D_CLIP: the distance of the masked estimate to the prompt, averaged over the copies. Shape `(B,)`."""
+        """D_CLIP: the distance of the masked estimate to the prompt, averaged over the copies. Shape `(B,)`.
+
+        Less the distance to the negative prompt, plus by how much a copy is closer to its rival than to its prompt.
+        """
         plain = F.adaptive_avg_pool2d(estimate * guidance.mask, self.clip_size)
         copies = [plain] + [warp(plain, warps[:, n]) for n in range(warps.shape[1])]
         embeds = self.clip_embed(torch.cat(copies).add(1).div(2)).unflatten(0, (len(copies), -1))
-        loss = spherical_distance(embeds, guidance.text_embeds).mean(dim=0)
-        return loss - guidance.negative_weights * spherical_distance(embeds, guidance.negative_embeds).mean(dim=0)
+        distance = self.prompt_distance(embeds, guidance.text_embeds)
+        to_negative = self.prompt_distance(embeds, guidance.negative_embeds)
+        excess = F.relu(distance - self.prompt_distance(embeds, guidance.rival_embeds))
+        return (
+            distance.mean(dim=0)
+            - guidance.negative_weights * to_negative.mean(dim=0)
+            + guidance.rival_weights * excess.mean(dim=0)
+        )
 
     def background_loss(self, estimate: torch.Tensor, guidance: Guidance) -> torch.Tensor:
         """D_bg of Algorithm 1: how far the estimate has left the source outside the mask. Shape `(B,)`."""
@@ -902,7 +971,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """No gradients for weights: autograd then keeps and computes only what the pictures' gradient needs."""
-        parameters = [*self.unet.parameters(), *self.clip_model.parameters()]
+        networks = [self.unet, *(model for model, _, _ in self.clips)]
+        parameters = [parameter for network in networks for parameter in network.parameters()]
         trainable = [parameter for parameter in parameters if parameter.requires_grad]
         for parameter in trainable:
             parameter.requires_grad_(False)
@@ -1033,11 +1103,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         """
         if not match_release:
             masked = F.adaptive_avg_pool2d((2 * images - 1) * mask, self.clip_size)
-            return spherical_distance(self.clip_embed(masked.add(1).div(2)), text_embeds)
-        size = (self.clip_size, self.clip_size)
-        pixel_values = F.interpolate(images * mask, size, mode="bilinear").to(self.clip_model.dtype)
-        embeds = self.clip_model.get_image_features(pixel_values=pixel_values).pooler_output.float()
-        return spherical_distance(embeds, text_embeds)
+            return self.prompt_distance(self.clip_embed(masked.add(1).div(2)), text_embeds)
+        masked = F.interpolate(images * mask, (self.clip_size, self.clip_size), mode="bilinear")
+        return self.prompt_distance(self.clip_embed(masked, normalize=False), text_embeds)
 
     def surroundings_distance(
         self, images: torch.Tensor, mask: torch.Tensor, text_embeds: torch.Tensor
@@ -1045,7 +1113,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         """How badly the edit fits its prompt and its surroundings. Shape `(B,)`, lower is better.
 
         The mean CLIP distance of the masked and of the whole picture, each plain and in eight warped copies (the same
-        warps for every picture).
+        warps for every picture). In a call with `candidate_labels` the distance is −log p of the prompt among them, by
+        CLIP's own temperature, as in its zero-shot classification (Radford et al. 2021): closest to the prompt are
+        often pictures that are close to everything alike.
 
         Args:
             images (`torch.Tensor` of shape `(B, 3, H, W)`): in [0, 1].
@@ -1058,7 +1128,16 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         warped = [warp(view, row.expand(len(view), -1)) for row in warps for view in plain]
         views = torch.cat(plain + warped).add(1).div(2)
         embeds = self.clip_embed(views).unflatten(0, (-1, len(images)))
-        return spherical_distance(embeds, text_embeds).mean(dim=0)
+        distances = self.prompt_distance(embeds, text_embeds)
+        if self._label_embeds is not None:
+            to_labels = self.prompt_distance(embeds[:, :, None], self._label_embeds)
+            # the prompt is no rival of its own
+            own = self.prompt_distance(text_embeds[:, None], self._label_embeds) < 1e-6
+            to_labels = to_labels.masked_fill(own, float("inf"))
+            scale = -self.clip_model.logit_scale.exp().float()
+            logits = scale * torch.cat([distances[..., None], to_labels], dim=-1)
+            distances = -logits.log_softmax(dim=-1)[..., 0]
+        return distances.mean(dim=0)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -1092,6 +1171,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         ranking: str = "surroundings",
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
+        rival_prompt_embeds: torch.Tensor | None = None,
+        rival_guidance_scale: float = 4.0,
+        candidate_labels: list[str] | None = None,
     ) -> BlendedDiffusionPipelineOutput | tuple:
         """
         Edits the masked region of one or several photos to fit one or several prompts.
@@ -1169,6 +1251,15 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 and warped; `"region"` at the plain edited region alone, as the released editor.
             prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `(number of prompts, D)`, *optional*):
                 CLIP's text embeddings (of any length) in place of `prompt` and `negative_prompt`.
+            rival_prompt_embeds (`torch.Tensor` of shape `(number of prompts, D)`, *optional*):
+                Embeddings of what the region must not be taken for, such as the word written in letters: where CLIP
+                finds a copy of the estimate closer to it than to the prompt, the difference is a loss. Elsewhere it
+                does nothing, unlike a negative prompt.
+            rival_guidance_scale (`float`, defaults to 4):
+                Weight of that loss, relative to `clip_guidance_scale`.
+            candidate_labels (`list[str]`, *optional*):
+                Other things that a result could be taken for. With `"surroundings"` results are then ranked by how
+                much more they look like the prompt than like these; an empty list ranks by the distance alone.
 
         Examples:
 
@@ -1191,6 +1282,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if guidance_gradient is None:
             guidance_gradient = self.gradient_left_out(match_release)
 
+        if candidate_labels is None:
+            candidate_labels = config.default_candidate_labels
+
         threshold = self.mask_threshold(soft_mask, match_release)
 
         # 1. Check
@@ -1209,6 +1303,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 "range_guidance_scale": range_guidance_scale,
                 "background_mse_scale": background_mse_scale,
                 "background_lpips_scale": background_lpips_scale,
+                "rival_guidance_scale": rival_guidance_scale,
             },
             guidance_gradient,
             match_release,
@@ -1222,6 +1317,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             ranking,
             prompt_embeds,
             negative_prompt_embeds,
+            rival_prompt_embeds,
+            candidate_labels,
         )
         self._interrupt = False
         device = self._execution_device
@@ -1229,9 +1326,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         # 2. Encode the prompts, and line up one photo, mask and prompt for each picture
         text_embeds, weights = self.prepare_prompt(prompt, prompt_embeds)
         negative_embeds, negative_weights = self.prepare_prompt(negative_prompt, negative_prompt_embeds)
+        rival_embeds, rival_weights = self.prepare_prompt(None, rival_prompt_embeds)
         images = to_image_list(image, "image", 3)
         masks = [None] if mask_image is None else to_image_list(mask_image, "mask_image", 1)
-        num_edits = max(len(text_embeds), len(images), len(masks), len(negative_embeds))
+        num_edits = max(len(text_embeds), len(images), len(masks), len(negative_embeds), len(rival_embeds))
         batch_size = num_edits * num_images_per_prompt
 
         def per_picture(tensor: torch.Tensor) -> torch.Tensor:
@@ -1248,11 +1346,14 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         mask = per_picture(torch.cat([self.prepare_mask(item, threshold, match_release) for item in masks]))
         source = self.image_processor.normalize(pictures)
         text_embeds = per_picture(text_embeds)
+        self._label_embeds = self.encode_prompt(list(candidate_labels)) if candidate_labels else None
         guidance = Guidance(
             text_embeds=text_embeds,
             weights=per_picture(weights),
             negative_embeds=per_picture(negative_embeds),
             negative_weights=per_picture(negative_weights),
+            rival_embeds=per_picture(rival_embeds),
+            rival_weights=rival_guidance_scale * per_picture(rival_weights),
             image=source,
             mask=mask,
             gradient=guidance_gradient,

@@ -3,8 +3,17 @@ import inspect
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate.hooks import UserCpuOffloadHook
-from conftest import TOLERANCES, assert_close, make_tiny_pipe, tiny_unet
+from conftest import (
+    TOLERANCES,
+    assert_close,
+    make_tiny_pipe,
+    tiny_clip,
+    tiny_feature_extractor,
+    tiny_tokenizer,
+    tiny_unet,
+)
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -23,6 +32,7 @@ from diffusers import (
 )
 from PIL import Image
 from torch.autograd import gradcheck
+from transformers import CLIPConfig, CLIPModel
 
 import pipeline_blended_diffusion
 import pipeline_blended_diffusion as method
@@ -381,6 +391,8 @@ def test_the_gradient_at_the_estimate_is_the_losses_own(tiny_pipe):
         weights=torch.tensor([1.0, 0.0]),
         negative_embeds=torch.zeros(2, 24),
         negative_weights=torch.zeros(2),
+        rival_embeds=torch.zeros(2, 24),
+        rival_weights=torch.zeros(2),
         image=torch.zeros(2, 3, 16, 16),
         mask=torch.ones(2, 1, 16, 16),
         gradient="estimate",
@@ -419,6 +431,90 @@ def test_an_empty_negative_prompt_is_none(tiny_pipe, photo, mask):
         for text in ("", None)
     )
     assert torch.equal(empty, none)
+
+
+def test_the_negative_prompt_is_each_pictures_own(tiny_pipe, photo, mask):
+    together = tiny_pipe("rock", photo, mask, negative_prompt=["cat", ""], generator=seeded(0, 1), output_type="pt")
+    for index, text in enumerate(["cat", None]):
+        alone = tiny_pipe("rock", photo, mask, negative_prompt=text, generator=seeded(index), output_type="pt")
+        assert_close(together.images[index], alone.images[0])
+
+
+def view_embeds(pipe, photo, mask) -> torch.Tensor:
+    """Where CLIP sees the masked photo, shape `(1, D)`: a prompt that every edit of it is close to."""
+    with torch.no_grad():
+        return pipe.clip_embed(((2 * as_tensor(photo) - 1) * as_tensor(mask) / 2 + 0.5)[None])
+
+
+def test_a_rival_that_is_further_away_than_the_prompt_costs_nothing(tiny_pipe, photo, mask):
+    near, far = view_embeds(tiny_pipe, photo, mask), tiny_pipe.encode_prompt(["rock"])
+
+    def edit(prompt, rival=None) -> torch.Tensor:
+        words = {"prompt_embeds": prompt, "rival_prompt_embeds": rival}
+        return tiny_pipe(image=photo, mask_image=mask, generator=seeded(0), output_type="pt", **words).images
+
+    assert torch.equal(edit(near), edit(near, far))
+    assert not torch.equal(edit(far), edit(far, near))
+
+
+def test_a_rival_that_is_closer_than_the_prompt_is_pushed_away(tiny_pipe, photo, mask):
+    rival = view_embeds(tiny_pipe, photo, mask)
+    prompt = tiny_pipe.encode_prompt(["rock"])
+
+    def excess(scale: float) -> torch.Tensor:
+        out = tiny_pipe(
+            image=photo,
+            mask_image=mask,
+            prompt_embeds=prompt,
+            rival_prompt_embeds=rival,
+            rival_guidance_scale=scale,
+            num_images_per_prompt=4,
+            generator=seeded(0, 1, 2, 3),
+            output_type="pt",
+        )
+        to_prompt, to_rival = (
+            tiny_pipe.clip_distance(out.images, as_tensor(mask)[None], embeds) for embeds in (prompt, rival)
+        )
+        return (to_prompt - to_rival).mean()
+
+    assert 0 < excess(4.0) < excess(0.0) - 1e-2
+
+
+def test_the_rivals_loss_is_the_difference_where_it_is_positive(tiny_pipe, photo, mask):
+    """For each copy by itself: one that looks like the rival is not outweighed by one that does not."""
+    estimate = (2 * as_tensor(photo) - 1)[None].expand(2, -1, -1, -1)
+    region = as_tensor(mask)[None].expand(2, -1, -1, -1)
+    warps = torch.rand(2, 3, method.NUM_WARP_PARAMETERS, generator=torch.Generator().manual_seed(0))
+    text = tiny_pipe.encode_prompt(["rock", "rock"])
+    rival = tiny_pipe.encode_prompt(["tree", "tree"])
+
+    def loss(warps, rival_weights):
+        guidance = method.Guidance(
+            text_embeds=text,
+            weights=torch.ones(2),
+            negative_embeds=rival,
+            negative_weights=torch.zeros(2),
+            rival_embeds=rival,
+            rival_weights=torch.tensor(rival_weights),
+            image=estimate,
+            mask=region,
+            gradient="estimate",
+            clip_scale=1.0,
+            range_scale=0.0,
+            mse_scale=0.0,
+            lpips_scale=0.0,
+            match_release=False,
+        )
+        return tiny_pipe.clip_loss(estimate, guidance, warps).detach()
+
+    plain = F.adaptive_avg_pool2d(estimate * region, tiny_pipe.clip_size)
+    copies = torch.stack([plain] + [method.warp(plain, warps[:, n]) for n in range(3)])
+    with torch.no_grad():
+        embeds = [tiny_pipe.clip_embed(copy / 2 + 0.5) for copy in copies]
+    differences = [method.spherical_distance(e, text) - method.spherical_distance(e, rival) for e in embeds]
+    expected = torch.stack(differences).clamp(min=0).mean(dim=0)
+    found = loss(warps, [3.0, 0.0]) - loss(warps, [0.0, 0.0])
+    assert_close(found, expected * torch.tensor([3.0, 0.0]))
 
 
 def test_the_empty_prompt_is_no_guidance_at_all(tiny_pipe, photo, mask):
@@ -646,6 +742,12 @@ def test_a_row_of_prompt_embeds_is_a_prompt(tiny_pipe, photo, mask):
         ({"prompt_embeds": torch.ones(24)}, r"`prompt_embeds` is \(24,\); expected a tensor of shape"),
         ({"prompt_embeds": torch.ones(1, 23)}, r"`prompt_embeds` is \(1, 23\); expected .* 24\)"),
         ({"prompt": "rock", "negative_prompt_embeds": [1.0]}, "`negative_prompt_embeds` is list"),
+        ({"prompt": "rock", "rival_prompt_embeds": torch.ones(1, 23)}, r"`rival_prompt_embeds` is \(1, 23\)"),
+        (
+            {"prompt": ["rock", "tree"], "rival_prompt_embeds": torch.ones(3, 24)},
+            "`(prompt|rival_prompt_embeds)` is a list of .; expected 1 or 3",
+        ),
+        ({"prompt": "rock", "rival_guidance_scale": -1}, "`rival_guidance_scale` is -1"),
     ],
 )
 def test_what_stands_for_words_is_checked(tiny_pipe, photo, mask, arguments, message):
@@ -681,6 +783,42 @@ def test_callback_changes_the_mask_from_the_next_step_on(tiny_pipe, photo, mask)
     # the sample has left the photo outside the wanted mask, the result has not
     assert not torch.equal(inside[-1][outside], (2 * as_tensor(photo)[None] - 1)[outside])
     assert torch.equal(out.images[outside], as_tensor(photo)[None][outside])
+
+
+def test_candidate_labels_rank_by_what_sets_the_prompt_apart(tiny_pipe, photo, mask):
+    arguments = {"mask_image": mask, "num_images_per_prompt": 6, "generator": seeded(*range(6)), "output_type": "pt"}
+    labels = ["tree", "sky"]
+    out = tiny_pipe("rock", photo, candidate_labels=labels, **arguments)
+    at_half = tiny_pipe.prepare_mask(mask, 0.5, False)
+    distances = {}
+    for word in ("rock", *labels):
+        tiny_pipe._label_embeds = None
+        distances[word] = tiny_pipe.surroundings_distance(out.images, at_half, tiny_pipe.encode_prompt([word]))
+    # the mean over views of −log p is at least −log of the mean's p, and near it where views agree
+    logits = -tiny_pipe.clip_model.logit_scale.exp() * torch.stack(list(distances.values()), dim=1)
+    expected = -logits.log_softmax(dim=1)[:, 0]
+    assert (torch.tensor(out.clip_distances) >= expected - 1e-4).all()
+    plain = tiny_pipe("rock", photo, candidate_labels=[], **{**arguments, "generator": seeded(*range(6))})
+    assert_close(torch.tensor(plain.clip_distances), distances["rock"])
+    assert torch.equal(plain.images, out.images)
+
+
+def test_the_prompt_is_no_rival_of_its_own(tiny_pipe, photo, mask):
+    arguments = {"mask_image": mask, "num_images_per_prompt": 3}
+    without = tiny_pipe("rock", photo, candidate_labels=["tree"], generator=seeded(*range(3)), **arguments)
+    among = tiny_pipe("rock", photo, candidate_labels=["rock", "tree"], generator=seeded(*range(3)), **arguments)
+    assert_close(torch.tensor(among.clip_distances), torch.tensor(without.clip_distances))
+    alone = tiny_pipe("rock", photo, candidate_labels=["rock"], generator=seeded(*range(3)), **arguments)
+    assert alone.clip_distances == [0, 0, 0]
+
+
+def test_candidate_labels_have_a_default(photo, mask):
+    pipe = make_tiny_pipe(default_candidate_labels=["tree"])
+    by_default = pipe("rock", photo, mask, generator=seeded(1))
+    given = make_tiny_pipe()("rock", photo, mask, generator=seeded(1), candidate_labels=["tree"])
+    assert by_default.clip_distances == given.clip_distances
+    with pytest.raises(TypeError, match="`candidate_labels` must be a list of strings, not 'tree'"):
+        pipe("rock", photo, mask, candidate_labels="tree")
 
 
 def test_callback_sees_and_changes_the_sample(tiny_pipe, photo, mask):
@@ -950,4 +1088,93 @@ def test_the_call_signature_is_the_promised_one():
         "ranking",
         "prompt_embeds",
         "negative_prompt_embeds",
+        "rival_prompt_embeds",
+        "rival_guidance_scale",
+        "candidate_labels",
     ]
+
+
+# --- two CLIPs -------------------------------------------------------------------------------------------------------
+
+
+def other_clip() -> CLIPModel:
+    """Another CLIP than the tiny one: other weights, smaller pictures, shorter embeddings."""
+    config = tiny_clip(image_size=8).config
+    torch.manual_seed(2)
+    return CLIPModel(CLIPConfig(**{**config.to_dict(), "projection_dim": 20})).eval()
+
+
+def with_second(clip_model: CLIPModel, **changes) -> BlendedDiffusionPipeline:
+    size = clip_model.config.vision_config.image_size
+    second = {"tokenizer_2": tiny_tokenizer(), "feature_extractor_2": tiny_feature_extractor(size)}
+    return make_tiny_pipe(clip_model_2=clip_model, **{**second, **changes})
+
+
+@pytest.mark.parametrize("guidance_gradient", ["sample", "estimate"])
+@pytest.mark.parametrize("arguments", [{}, {"match_release": True}, {"ranking": "region", "negative_prompt": "cat"}])
+def test_the_same_clip_twice_is_the_one_clip(tiny_pipe, photo, mask, guidance_gradient, arguments):
+    one, two = (
+        pipe(
+            "rock",
+            photo,
+            mask,
+            guidance_gradient=guidance_gradient,
+            generator=seeded(0),
+            output_type="pt",
+            **arguments,
+        )
+        for pipe in (tiny_pipe, with_second(tiny_clip()))
+    )
+    assert_close(one.images, two.images)
+    assert_close(torch.tensor(one.clip_distances), torch.tensor(two.clip_distances))
+
+
+def test_two_clips_guide_and_rank_by_the_mean_of_their_distances(photo, mask):
+    both, first = with_second(other_clip()), make_tiny_pipe()
+    second = make_tiny_pipe(clip_model=other_clip(), feature_extractor=tiny_feature_extractor(8))
+    image, region = as_tensor(photo)[None], as_tensor(mask)[None]
+    for measure in ("clip_distance", "surroundings_distance"):
+        alone = [getattr(pipe, measure)(image, region, pipe.encode_prompt(["rock"])) for pipe in (first, second)]
+        together = getattr(both, measure)(image, region, both.encode_prompt(["rock"]))
+        if measure == "clip_distance":  # the warps of the other are made at the larger one's size
+            assert_close(together, (alone[0] + alone[1]) / 2)
+        assert (together - alone[0]).abs() > 1e-4
+    pictures = [pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images for pipe in (both, first)]
+    assert not torch.equal(*pictures)
+
+
+def test_embeddings_of_two_clips_stand_side_by_side(photo, mask):
+    pipe = with_second(other_clip())
+    embeds = pipe.encode_prompt(["rock"])
+    assert embeds.shape == (1, 24 + 20)
+    words = pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images
+    given = pipe(image=photo, mask_image=mask, prompt_embeds=embeds, generator=seeded(0), output_type="pt").images
+    assert_close(words, given)
+    with pytest.raises(ValueError, match=r"expected a tensor of shape \(number of prompts, 44\)"):
+        pipe(image=photo, mask_image=mask, prompt_embeds=torch.ones(1, 24))
+
+
+def test_a_second_clip_is_saved_and_loaded(photo, mask, tmp_path):
+    pipe = with_second(other_clip())
+    expected = pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images
+    for name in ("once", "twice"):
+        pipe.save_pretrained(tmp_path / name)
+        pipe = DiffusionPipeline.from_pretrained(tmp_path / name, trust_remote_code=True)
+        pipe.set_progress_bar_config(disable=True)
+        assert type(pipe.clip_model_2) is CLIPModel
+        assert_close(pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images, expected)
+
+
+def test_a_second_clip_comes_with_all_its_parts():
+    with pytest.raises(ValueError, match="`tokenizer_2` is missing; a second CLIP needs all of"):
+        with_second(tiny_clip(), tokenizer_2=None)
+
+
+def test_the_second_clips_weights_need_no_gradients_either(photo, mask):
+    pipe, needed = with_second(tiny_clip()), []
+    pipe.clip_model_2.vision_model.register_forward_hook(
+        lambda network, *_: needed.extend(parameter.requires_grad for parameter in network.parameters())
+    )
+    pipe("rock", photo, mask, ranking="region")
+    assert needed and not any(needed[: len(needed) // 2])
+    assert all(parameter.requires_grad for parameter in pipe.clip_model_2.parameters())

@@ -8,6 +8,7 @@ With `--guided-diffusion FILE` the UNet is also written in guided-diffusion's ow
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -33,7 +34,7 @@ def averaged(run: Path) -> Path:
 
 
 def make_pipeline(
-    unet: Path, clip: Path, tokenizer: str | Path | None = None, half: bool = True, **defaults: float
+    unet: Path, clip: Path, tokenizer: str | Path | None = None, half: bool = True, **defaults: Any
 ) -> BlendedDiffusionPipeline:
     """The pipeline of two runs.
 
@@ -78,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.output.exists():
         parser.error(f"{options.output} exists already")
+    words = (options.clip / "words.txt").read_text(encoding="utf-8")
     pipeline = make_pipeline(
         options.unet,
         options.clip,
@@ -87,12 +89,12 @@ def main(arguments: list[str] | None = None) -> None:
         default_clip_guidance_scale=options.clip_guidance_scale,
         default_num_augmentations=options.augmentations,
         default_guidance_gradient=options.guidance_gradient,
+        default_candidate_labels=words.splitlines(),
     )
     pipeline.save_pretrained(options.output)
     load_clip_in_full_precision(options.output)
     forget_origin(options.output / "unet" / "config.json")
-    words = options.clip / "words.txt"
-    (options.output / "words.txt").write_bytes(words.read_bytes())
+    (options.output / "words.txt").write_text(words, encoding="utf-8")
     if options.guided_diffusion:
         to_guided_diffusion(options.output, options.guided_diffusion)
 
