@@ -23,8 +23,10 @@ from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 
 BUNDLED = "bundled"
-NETWORKS = {"unet": UNet2DModel, "clip_model": CLIPModel}
-PARTS = {**NETWORKS, "tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor, "scheduler": SchedulerMixin}
+CLIP = {"clip_model": CLIPModel, "tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}
+PARTS = {"unet": UNet2DModel, **CLIP, "scheduler": SchedulerMixin}
+SECOND_CLIP = {f"{part}_2": stock_class for part, stock_class in CLIP.items()}  # not every model has one
+NETWORKS = ("unet", "clip_model", "clip_model_2")
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 
 
@@ -62,7 +64,7 @@ def load_model(name: str = BUNDLED, dtype: torch.dtype = torch.float32, argument
     folder = _find_folder(name, argument)
     index = _read_index(folder, name, argument)
     parts = {}
-    for part, stock_class in PARTS.items():
+    for part, stock_class in _parts_of(index).items():
         if part == "scheduler":
             stock_class = getattr(diffusers, index[part][1])
         options = {"torch_dtype" if part == "unet" else "dtype": dtype} if part in NETWORKS else {}
@@ -70,7 +72,7 @@ def load_model(name: str = BUNDLED, dtype: torch.dtype = torch.float32, argument
             options["use_safetensors"] = True  # never a pickle
         try:
             # transformers would make an empty tokenizer of an empty folder
-            if part == "tokenizer" and not any((folder / part / name).is_file() for name in VOCABULARIES):
+            if stock_class is CLIPTokenizer and not any((folder / part / name).is_file() for name in VOCABULARIES):
                 raise FileNotFoundError("it has no vocabulary")
             parts[part] = stock_class.from_pretrained(folder, subfolder=part, **options)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -102,7 +104,7 @@ def _find_folder(name: str, argument: str) -> Path:
             " guided-diffusion checkpoint)."
         )
     try:
-        parts = [f"{part}/*.{ending}" for part in PARTS for ending in ("json", "safetensors", "txt")]
+        parts = [f"{part}/*.{ending}" for part in (*PARTS, *SECOND_CLIP) for ending in ("json", "safetensors", "txt")]
         return Path(snapshot_download(name, allow_patterns=["model_index.json", *parts]))
     except HFValidationError:
         raise ValueError(f"{argument} {name!r} is neither a folder nor a Hub id such as 'owner/name'.") from None
@@ -122,7 +124,7 @@ def _read_index(folder: Path, name: str, argument: str) -> dict:
         ) from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{argument} {name!r} has an unreadable model_index.json ({_first_line(error)}).") from None
-    for part, stock_class in PARTS.items():
+    for part, stock_class in _parts_of(index).items():
         entry = index.get(part) if isinstance(index, dict) else None
         found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
         suits = found == stock_class.__name__
@@ -135,6 +137,12 @@ def _read_index(folder: Path, name: str, argument: str) -> dict:
                 f" {stock_class.__name__} is needed."
             )
     return index
+
+
+def _parts_of(index: dict) -> dict[str, type]:
+    """The parts that a pipeline of this `model_index.json` has to have; `[null, null]` there means none."""
+    has_second = isinstance(index, dict) and any((index.get(part) or [None])[0] for part in SECOND_CLIP)
+    return {**PARTS, **SECOND_CLIP} if has_second else PARTS
 
 
 def _hash(folder: Path) -> str:

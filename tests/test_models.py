@@ -6,7 +6,7 @@ import shutil
 import huggingface_hub
 import pytest
 import torch
-from conftest import make_tiny_pipe
+from conftest import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 
 from blended_diffusion.demo import MODEL_FOLDER
 from blended_diffusion.models import BUNDLED, load_model
@@ -37,6 +37,26 @@ def test_a_folder_gives_the_pipeline_that_was_saved(tiny_model_dir):
     for key in (key for key in saved.config if key.startswith("default_")):
         assert model.pipe.config[key] == saved.config[key]
     assert model.pipe.scheduler.config.variance_type == "learned_range"
+
+
+def test_a_second_clip_comes_along(tiny_model_dir, tmp_path):
+    second = {
+        "clip_model_2": tiny_clip(),
+        "tokenizer_2": tiny_tokenizer(),
+        "feature_extractor_2": tiny_feature_extractor(),
+    }
+    folder = tmp_path / "two"
+    make_tiny_pipe(**second).save_pretrained(folder)
+    model = load_model(str(folder), torch.bfloat16)
+    assert len(model.pipe.clips) == 2 and model.pipe.clip_model_2.dtype == torch.bfloat16
+    alone = load_model(str(tiny_model_dir))
+    assert len(alone.pipe.clips) == 1 and alone.sha256 != model.sha256
+    shutil.rmtree(folder / "tokenizer_2")
+    with pytest.raises(ValueError, match="part 'tokenizer_2' that cannot be loaded"):
+        load_model(str(folder))
+    change_index(folder, tokenizer_2=[None, None])
+    with pytest.raises(ValueError, match="its tokenizer_2 is None, and a CLIPTokenizer is needed"):
+        load_model(str(folder))
 
 
 def test_the_bundled_model_is_the_default():
