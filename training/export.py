@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     flag("--full-precision", action="store_true", help="fp32 weights instead of fp16")
     flag("--steps", type=int, default=30, help="the pipeline's default number of steps")
     flag("--strength", type=float, default=0.95, help="its default strength")
-    flag("--clip-guidance-scale", type=float, default=80.0, help="its default guidance scale")
+    flag("--clip-guidance-scale", type=float, default=160.0, help="its default guidance scale")
     flag("--guidance-gradient", choices=["sample", "estimate"], default="estimate", help="its default gradient")
     flag("--augmentations", type=int, default=6, help="its default number of augmentations")
     options = parser.parse_args(arguments)
