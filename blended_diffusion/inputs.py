@@ -56,7 +56,7 @@ class Mask:
     sha256: str
 
 
-def read_photo(path: str | Path, argument: str = "photo") -> Photo:
+def read_photo(path: str | Path, argument: str = "photo", size: tuple[int, int] | None = None) -> Photo:
     """Reads a photo, turned as its EXIF orientation says.
 
     RGB, grey and palette pictures keep their numbers and their colour profile; CMYK and grey ones with a profile of
@@ -65,9 +65,11 @@ def read_photo(path: str | Path, argument: str = "photo") -> Photo:
     Args:
         path (`str` or `Path`): a file of any format Pillow reads; of several frames the first is taken.
         argument (`str`): what to call it in error messages.
+        size (`tuple[int, int]`, *optional*): of the photo that it must match, `(width, height)`.
 
     Raises:
-        ValueError: there is no such file, it is not a picture, it is damaged, or it has more than 8 bits a channel.
+        ValueError: there is no such file, it is not a picture, it is damaged, it has more than 8 bits a channel, or it
+            is of another size.
     """
     image, path, sha256 = _read_picture(path, argument)
     # PNG and TIFF decoders name the bits a channel in the raw mode they decode from, "RGB;16B" for one
@@ -78,6 +80,8 @@ def read_photo(path: str | Path, argument: str = "photo") -> Photo:
         )
     _decode(image, path, argument)
     image = PIL.ImageOps.exif_transpose(image)
+    if size is not None:
+        _check_size(image, size, path, argument)
     profile = image.info.get("icc_profile")
     space = None if profile is None else profile[16:20]
     if space == b"CMYK" and image.mode == "CMYK" or space == b"GRAY" and image.mode in ("L", "LA"):
@@ -102,11 +106,7 @@ def read_mask(path: str | Path, size: tuple[int, int], invert: bool = False, arg
     image, path, sha256 = _read_picture(path, argument)
     _decode(image, path, argument)
     image = PIL.ImageOps.exif_transpose(image)
-    if image.size != size:
-        raise ValueError(
-            f"{argument} {str(path)!r} is {image.width}×{image.height} pixels (width×height) and the photo is"
-            f" {size[0]}×{size[1]}; they must be the same size."
-        )
+    _check_size(image, size, path, argument)
     if image.mode.startswith("I"):
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
@@ -191,6 +191,14 @@ def _decode(image: PIL.Image.Image, path: Path, argument: str) -> None:
     except Exception as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(f"{argument} {str(path)!r} is damaged ({reason}); give an intact picture file.") from None
+
+
+def _check_size(image: PIL.Image.Image, size: tuple[int, int], path: Path, argument: str) -> None:
+    if image.size != size:
+        raise ValueError(
+            f"{argument} {str(path)!r} is {image.width}×{image.height} pixels (width×height) and the photo is"
+            f" {size[0]}×{size[1]}; they must be the same size."
+        )
 
 
 def _to_srgb(image: PIL.Image.Image, profile: bytes, path: Path, argument: str) -> PIL.Image.Image:
