@@ -47,4 +47,9 @@ METHODS = {
         "the gradient through the network", {"guidance_gradient": "sample", "clip_guidance_scale": 40.0}
     ),
     "wider-square": Method("twice the margin round the mask", {"context": 0.5}),
+    # small masks cover a twentieth of these windows
+    "far": Method("seen from far, the mask as it is", {"context": 1.7}),
+    "far-growing": Method(
+        "seen from far, the mask shrinking from a larger one", {"context": 1.7, "initial_mask_growth": None}
+    ),
 }
