@@ -4,9 +4,11 @@ What belongs here decides which pictures are made together and when they count a
 pipeline's, the layout of pictures the gallery's.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import PIL.Image
@@ -20,13 +22,30 @@ from blended_diffusion import gallery
 from blended_diffusion.canvas import Canvas
 from blended_diffusion.inputs import Mask, Photo
 from blended_diffusion.models import Model
+from blended_diffusion.prompts import blended_embeds, prompt_arguments
 from blended_diffusion.records import EditSettings, MadeWith, Origin, Record, Run, from_json, to_json
+from blended_diffusion.regions import RegionMask, RegionsPipeline, read_regions, region_arguments
+from blended_diffusion.small_masks import ShrinkingMask, growth_of
+from blended_diffusion.windows import REFINING_STRENGTH, WindowedPipeline, enlarged
 
 
 logger = logging.get_logger(__name__)
 
 # what of the settings is not the pipeline's business
-OURS = ("ddim", "invert_mask", "context")
+OURS = (
+    "ddim",
+    "invert_mask",
+    "context",
+    "feather",
+    "initial_mask_growth",
+    "detail",
+    "match_grain",
+    "prompt_templates",
+    "typographic_defence",
+    "prompt_to",
+    "prompt_blend",
+    "region_prompts",
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,7 @@ class Candidate:
         seed (`int`): its own.
         batch (`list[int]`): the seeds of the batch it was computed in.
         clip_distance (`float`): lower is better.
-        image (`PIL.Image.Image`): of the model's size.
+        image (`PIL.Image.Image`): of the model's size, or `detail` times that.
         steps (`list[PIL.Image.Image]`): the clean estimate after each step, if it was watched.
     """
 
@@ -56,7 +75,7 @@ class Edit:
         model (`Model`): on its device.
         photo (`Photo`), mask (`Mask`, *optional*): without a mask all of the photo is edited.
         settings (`EditSettings`): with the model's defaults filled in.
-        canvas (`Canvas`): the photo, the mask and the square round it.
+        canvas (`Canvas`): the photo, the mask and the square round it, for pictures of the model's size.
     """
 
     model: Model
@@ -70,11 +89,22 @@ class Edit:
         """Fills in the model's defaults, gives it the scheduler that is wanted, and finds the square.
 
         Raises:
-            ValueError: the mask is too thin for the model, or there is no step to take.
+            ValueError: the mask is too thin for the model, there is no step to take, or windows cannot refine this.
         """
+        if settings.detail < 1:
+            raise ValueError(f"`detail` is {settings.detail}; expected a whole number of at least 1.")
+        if settings.detail > 1 and (settings.region_prompts is not None or not settings.blend):
+            what = "several regions at once" if settings.blend else "local CLIP-guided diffusion"
+            raise ValueError(f"`detail` {settings.detail} does not go with {what}; give 1.")
         pipe = model.pipe
         if settings.ddim:
+            # for this edit alone: others take the model's own steps
+            pipe = copy.copy(pipe)
             pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        if settings.region_prompts is not None:
+            pipe = RegionsPipeline.of(pipe)
+            mask = mask if isinstance(mask, RegionMask) else read_regions(mask)
+        model = replace(model, pipe=pipe)
         defaults = {
             key.removeprefix("default_"): value for key, value in pipe.config.items() if key.startswith("default_")
         }
@@ -84,7 +114,22 @@ class Edit:
         pipe.check_steps(settings.num_inference_steps, settings.strength)
         mask_image = PIL.Image.new("L", photo.image.size, 255) if mask is None else mask.image
         canvas = Canvas.around(photo.image, mask_image, model.size, settings.context)
+        canvas = replace(canvas, rise=settings.feather)
+        if settings.initial_mask_growth is None:
+            # the released editor has none, and without words there is no object to make room for
+            grows = settings.prompt != "" and not settings.match_release
+            settings = replace(settings, initial_mask_growth=growth_of(canvas.model_mask) if grows else 0.0)
         return cls(model, photo, mask, settings, canvas)
+
+    @cached_property
+    def fine(self) -> Canvas:
+        """The canvas for the pictures as they are made in the end."""
+        return self.canvas if self.settings.detail == 1 else replace(self.canvas, size=self.windowed.sample_size[0])
+
+    @cached_property
+    def windowed(self) -> WindowedPipeline:
+        """The pipeline that refines what the model's own has made."""
+        return WindowedPipeline.of(self.model.pipe, self.settings.detail)
 
     @property
     def keep_background(self) -> bool:
@@ -107,23 +152,49 @@ class Edit:
         """
         steps: list[list[PIL.Image.Image]] = [[] for _ in seeds]
 
+        shrinking = ShrinkingMask(self.canvas.model_mask, self.settings.initial_mask_growth)
+
         def keep_estimate(pipe, step: int, timestep, tensors: dict) -> dict:
-            estimate = tensors["pred_original_sample"].float()
-            pictures = pipe.image_processor.postprocess(estimate, do_denormalize=[True] * len(estimate))
-            for own, picture in zip(steps, pictures, strict=True):
-                own.append(picture)
+            if watch:
+                estimate = tensors["pred_original_sample"].float()
+                pictures = pipe.image_processor.postprocess(estimate, do_denormalize=[True] * len(estimate))
+                for own, picture in zip(steps, pictures, strict=True):
+                    own.append(picture)
             return {}
 
+        def after_step(*arguments) -> dict:
+            return keep_estimate(*arguments) | shrinking(*arguments)
+
         arguments = {key: value for key, value in asdict(self.settings).items() if key not in OURS}
+        words = (self.settings.prompt, self.settings.prompt_templates, self.settings.typographic_defence)
+        arguments |= prompt_arguments(self.model.pipe, *words)
+        if self.settings.prompt_to is not None:
+            ends = (self.settings.prompt, self.settings.prompt_to)
+            arguments |= {
+                "prompt": None,
+                "prompt_embeds": blended_embeds(self.model.pipe, *ends, self.settings.prompt_blend),
+            }
+        if self.settings.region_prompts is not None:
+            arguments |= region_arguments(self.model.pipe, self.canvas, self.mask.labels, self.settings)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         out = self.model.pipe(
             image=self.canvas.model_image,
-            mask_image=self.canvas.model_mask,
+            mask_image=shrinking.first,
             num_images_per_prompt=len(seeds),
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            callback_on_step_end=keep_estimate if watch else None,
-            callback_on_step_end_tensor_inputs=["pred_original_sample"],
+            generator=generators,
+            callback_on_step_end=after_step,
+            callback_on_step_end_tensor_inputs=["pred_original_sample", "mask"],
             **arguments,
         )
+        if self.settings.detail > 1:
+            out = self.windowed(
+                image=[enlarged(image, self.fine) for image in out.images],
+                mask_image=self.fine.model_mask,
+                generator=generators,
+                callback_on_step_end=keep_estimate,
+                callback_on_step_end_tensor_inputs=["pred_original_sample"],
+                **{**arguments, "strength": max(REFINING_STRENGTH, 1 / self.settings.num_inference_steps)},
+            )
         if not all(math.isfinite(distance) for distance in out.clip_distances):
             dtype = str(self.model.pipe.unet.dtype).removeprefix("torch.")
             raise ArithmeticError(f"The pictures came out as NaN in {dtype}; use float32 or a smaller guidance scale.")
@@ -132,7 +203,8 @@ class Edit:
 
     def finish(self, candidate: Candidate) -> PIL.Image.Image:
         """The photo at its own size with the candidate put into it."""
-        return self.canvas.paste(candidate.image, self.keep_background)
+        grain_seed = candidate.seed if self.settings.match_grain else None
+        return self.fine.paste(candidate.image, self.keep_background, grain_seed)
 
     def record(self, candidate: Candidate, made_with: MadeWith) -> Record:
         """What the candidate's picture has to remember."""
@@ -218,11 +290,16 @@ class Results:
         """Writes all there is of one candidate, its JSON file last."""
         run, profile = self.run, edit.photo.icc_profile
         name = f"{candidate.clip_distance:.4f}_{run.stem}_seed_{candidate.seed}"
-        if run.film is not None:
-            (self.folder / "films").mkdir(exist_ok=True)
+        if run.film is not None or run.strip is not None:
+            films = self.folder / "films"
+            films.mkdir(exist_ok=True)
             near = edit.canvas.close_up(512)
             steps = [near.paste(step, edit.keep_background) for step in (*candidate.steps, candidate.image)]
-            gallery.write_film(gallery.film(near.photo, steps), self.folder / "films" / f"{name}.{run.film}")
+            if run.film is not None:
+                gallery.write_film(gallery.film(near.photo, steps), films / f"{name}.{run.film}")
+            if run.strip is not None:
+                strip = gallery.strip_of_steps(near.photo, steps[:-1], run.strip, edit.settings.prompt)
+                gallery.write_png(strip, films / f"{name}.png", profile)
         if run.assets:
             assets = self.folder / "assets"
             assets.mkdir(exist_ok=True)
@@ -287,7 +364,7 @@ def make_candidates(edit: Edit, results: Results, seeds: list[int], keep: bool) 
             done.append(batch)
             continue
         try:
-            made = edit.make(batch, watch=results.run.film is not None)
+            made = edit.make(batch, watch=results.run.film is not None or results.run.strip is not None)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise

@@ -136,6 +136,7 @@ class FolderEditor(Editor):
         resume (`bool`): keep what an interrupted run has finished.
         stem (`str`): part of the pictures' names.
         film (`str`, *optional*): the format of each picture's film.
+        strip (`int`, *optional*): how many steps of each picture's making to show side by side.
         assets (`bool`): whether to write what the model saw and made.
         make (`Callable`): makes one edit's pictures; the place for progress bars.
         argument (`str`): what to call `folder` in error messages.
@@ -155,10 +156,12 @@ class FolderEditor(Editor):
         assets: bool = False,
         make: Make = make_quietly,
         argument: str = "folder",
+        strip: int | None = None,
     ):
         super().__init__(model, seed, num_images, batch_size)
         self.folder, self.made_with, self.resume = folder, made_with, resume
         self.stem, self.film, self.assets, self.make, self.argument = stem, film, assets, make, argument
+        self.strip = strip
 
     def edit(
         self,
@@ -178,6 +181,7 @@ class FolderEditor(Editor):
             assets=self.assets,
             batches=split(self.seeds, self.batch_size),
             made_with=self.made_with,
+            strip=self.strip,
         )
         results = Results.open(self.folder / name, run, self.resume, self.argument)
         entries = self.make(job, results, self.seeds, self.resume)
@@ -188,15 +192,17 @@ class FolderEditor(Editor):
         return Edited(images, [entry.clip_distance for entry in entries], [entry.seed for entry in entries])
 
     def keep_photo(self, image: PIL.Image.Image, name: str) -> Photo:
-        path = self._write(image, name, "photo.png")
+        path = self._write(image, name, "photo")
         return Photo(image, None, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
     def keep_mask(self, mask: PIL.Image.Image, name: str) -> Mask:
-        path = self._write(mask, name, "mask.png")
+        path = self._write(mask, name, "mask")
         return Mask(mask, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
-    def _write(self, image: PIL.Image.Image, name: str, file: str) -> Path:
-        path = (self.folder / name / "inputs" / file).absolute()
+    def _write(self, image: PIL.Image.Image, name: str, what: str) -> Path:
+        # named by its pixels: nothing that a finished picture was made from is ever overwritten
+        digest = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
+        path = (self.folder / name / "inputs" / f"{what}_{digest[:12]}.png").absolute()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             gallery.write_png(image, path)

@@ -124,6 +124,15 @@ def before_after(photo: PIL.Image.Image, mask: PIL.Image.Image, view: Box, best:
     return titled(sheet, title)
 
 
+def outlined(photo: PIL.Image.Image, mask: PIL.Image.Image, longest: int = 1024) -> PIL.Image.Image:
+    """The photo, its longer side at most `longest` pixels, with the mask tinted and its edge drawn.
+
+    Returns:
+        `PIL.Image.Image` of mode `RGB`.
+    """
+    return _with_outline(_fit(_flat(photo), longest, longest), mask, tint=True)
+
+
 def film(source: PIL.Image.Image, steps: Sequence[PIL.Image.Image]) -> list[PIL.Image.Image]:
     """The frames of a picture's coming into being.
 
@@ -137,6 +146,95 @@ def film(source: PIL.Image.Image, steps: Sequence[PIL.Image.Image]) -> list[PIL.
     """
     before, during = _flat(source), [_flat(step) for step in steps]
     return [before] * (FRAMES_PER_SECOND // 2) + during + [during[-1]] * (FRAMES_PER_SECOND * 3 // 2)
+
+
+def strip_of_steps(
+    source: PIL.Image.Image, steps: Sequence[PIL.Image.Image], count: int, title: str
+) -> PIL.Image.Image:
+    """A picture's coming into being side by side: the source and `count` of the steps, evenly apart, numbered.
+
+    Args:
+        source (`PIL.Image.Image`): what was there before.
+        steps (`Sequence[PIL.Image.Image]`): what was there after each step, of the same size.
+        count (`int`): how many of them to show, the last always; all if there are fewer.
+        title (`str`): the words that were wanted.
+
+    Returns:
+        `PIL.Image.Image` of mode `RGB`.
+    """
+    chosen = evenly(len(steps), count)
+    labels = ["before", *(f"step {index + 1}" for index in chosen)]
+    return strip([source, *(steps[index] for index in chosen)], labels, title=title, note=f"{len(steps)} steps")
+
+
+def evenly(total: int, count: int) -> list[int]:
+    """`count` of the indices below `total`, evenly apart and with the last one; all if there are fewer."""
+    count = min(count, total)
+    return [total * number // count - 1 for number in range(1, count + 1)]
+
+
+def strip(
+    pictures: Sequence[PIL.Image.Image],
+    labels: Sequence[str],
+    notes: Sequence[str] | None = None,
+    title: str = "",
+    note: str = "",
+) -> PIL.Image.Image:
+    """Pictures side by side under a title, a label and a note below each; four in a row.
+
+    Args:
+        pictures (`Sequence[PIL.Image.Image]`): of one size.
+        labels (`Sequence[str]`), notes (`Sequence[str]`, *optional*): one for each of them.
+        title, note (`str`): above them, left and right.
+
+    Returns:
+        `PIL.Image.Image` of mode `RGB`.
+    """
+    notes = [""] * len(pictures) if notes is None else notes
+    shown = [_fit(_flat(picture), 256, 256) for picture in pictures]
+    size = (max(shown[0].width, 192), shown[0].height)  # room for the labels
+    tiles = [tile(*each) for each in zip(shown, [size] * len(shown), labels, notes, strict=True)]
+    columns = min(len(tiles), 4)
+    rows = math.ceil(len(tiles) / columns)
+    tiles += [PIL.Image.new("RGB", tiles[0].size, PAPER)] * (rows * columns - len(tiles))
+    return titled(make_image_grid(tiles, rows, columns), title, note)
+
+
+def close_ups(images: Sequence[PIL.Image.Image], view: Box, longest: int = 512) -> list[PIL.Image.Image]:
+    """The part `view` of each picture, its longer side `longest` pixels, both sides even as films need it."""
+    scale = longest / max(view[2] - view[0], view[3] - view[1])
+    width, height = (max(2, 2 * round((view[axis + 2] - view[axis]) * scale / 2)) for axis in (0, 1))
+    return [_flat(image.crop(view)).resize((width, height), PIL.Image.Resampling.LANCZOS) for image in images]
+
+
+def slideshow(pictures: Sequence[PIL.Image.Image]) -> list[PIL.Image.Image]:
+    """The frames of a film that shows each picture for a quarter of a second, the first and the last for one."""
+    short = FRAMES_PER_SECOND // 4
+    lengths = [FRAMES_PER_SECOND, *[short] * (len(pictures) - 2), FRAMES_PER_SECOND]
+    return [_flat(picture) for picture, length in zip(pictures, lengths, strict=True) for _ in range(length)]
+
+
+def extended(photo: PIL.Image.Image, picture: PIL.Image.Image, left: int, top: int, title: str) -> PIL.Image.Image:
+    """A photo in its place on an empty sheet, and the picture that it was extended to.
+
+    Args:
+        photo (`PIL.Image.Image`): what was there before.
+        picture (`PIL.Image.Image`): what it has become, larger.
+        left, top (`int`): where in `picture` the photo begins.
+        title (`str`): the words that were wanted.
+
+    Returns:
+        `PIL.Image.Image` of mode `RGB`.
+    """
+    wide = picture.width > picture.height
+    after = _fit(_flat(picture), 960 if wide else 480, 480 if wide else 960)
+    scale = after.width / picture.width
+    before = PIL.Image.new("RGB", after.size, "#e4e2dd")
+    small = tuple(max(1, round(extent * scale)) for extent in photo.size)
+    place = (round(left * scale), round(top * scale))
+    before.paste(_flat(photo).resize(small, PIL.Image.Resampling.LANCZOS), place)
+    tiles = [tile(before, before.size, "before"), tile(after, after.size, "after")]
+    return titled(make_image_grid(tiles, 2 if wide else 1, 1 if wide else 2), title)
 
 
 def write_film(frames: list[PIL.Image.Image], path: Path) -> None:

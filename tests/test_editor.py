@@ -100,11 +100,21 @@ def test_a_folder_that_cannot_be_written_to_is_named(folder_editor, scene, tmp_p
         folder_editor().edit(*scene, "rock", "a")
 
 
+def test_another_picture_does_not_overwrite_what_the_first_was_made_from(folder_editor, scene):
+    editor = folder_editor()
+    photo, mask = scene
+    editor.edit(photo, mask, "rock", "a")
+    record = read_record(gallery_pictures(editor, "a")[0])
+    with pytest.raises(ValueError, match="holds another edit"):
+        editor.edit(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mask, "rock", "a")
+    assert read_photo(record.photo.name).sha256 == record.photo.sha256
+
+
 def test_what_is_written_stays_whole(folder_editor, scene, monkeypatch):
     editor = folder_editor()
-    editor.edit(*scene, "rock", "a")
-    kept = (editor.folder / "a" / "inputs" / "photo.png").read_bytes()
+    photo = editor.keep_photo(scene[0], "a")
+    kept = photo.path.read_bytes()
     monkeypatch.setattr(Image.Image, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(ValueError, match="full"):
-        editor.keep_photo(Image.new("RGB", (4, 4)), "a")
-    assert (editor.folder / "a" / "inputs" / "photo.png").read_bytes() == kept
+        editor.keep_photo(scene[0], "a")
+    assert photo.path.read_bytes() == kept

@@ -144,3 +144,59 @@ class TestFilm:
                     durations.append(played.info["duration"])
             # equal frames in a row may be stored as one
             assert sum(durations) == pytest.approx(34 / 12 * 1000, rel=0.05)
+
+
+class TestStrip:
+    def test_the_last_step_is_always_shown(self):
+        assert gallery.evenly(30, 5) == [5, 11, 17, 23, 29]
+        assert gallery.evenly(7, 3) == [1, 3, 6]
+        assert gallery.evenly(3, 8) == [0, 1, 2]
+
+    def test_pictures_stand_side_by_side_in_their_order(self):
+        colours = ["#ff0000", "#00ff00", "#0000ff"]
+        sheet = gallery.strip(
+            [PIL.Image.new("RGB", (256, 256), colour) for colour in colours], ["a", "b", "c"], title="rock"
+        )
+        found = [sheet.getpixel((x, sheet.height // 2)) for x in range(sheet.width)]
+        places = [found.index(PIL.ImageColor.getrgb(colour)) for colour in colours]
+        assert places == sorted(places)
+        assert [found.count(PIL.ImageColor.getrgb(colour)) for colour in colours] == [256] * 3
+
+    def test_four_stand_in_a_row(self):
+        picture = PIL.Image.new("RGB", (256, 256), "red")
+        one, two = (gallery.strip([picture] * count, [""] * count) for count in (4, 5))
+        assert two.width == one.width and two.height > 1.5 * one.height
+
+    def test_steps_are_shown_from_the_source_to_the_result(self):
+        source = PIL.Image.new("RGB", (256, 256), (0, 0, 0))
+        steps = [PIL.Image.new("RGB", (256, 256), (level, 0, 0)) for level in range(10, 110, 10)]
+        sheet = gallery.strip_of_steps(source, steps, 2, "rock")
+        seen = list(dict.fromkeys(sheet.getpixel((x, sheet.height // 2)) for x in range(sheet.width)))
+        assert [colour for colour in seen if colour[1] == 0] == [(0, 0, 0), (50, 0, 0), (100, 0, 0)]
+
+
+class TestFilms:
+    def test_close_ups_have_even_sides(self):
+        picture = PIL.Image.new("RGBA", (101, 77), "red")
+        (near,) = gallery.close_ups([picture], (10, 11, 61, 50))
+        assert (near.size, near.mode) == ((512, 392), "RGB")
+
+    def test_a_slideshow_rests_on_its_ends(self):
+        pictures = [PIL.Image.new("RGB", (4, 4), colour) for colour in ("red", "green", "blue")]
+        frames = [frame.getpixel((0, 0)) for frame in gallery.slideshow(pictures)]
+        counts = [frames.count(picture.getpixel((0, 0))) for picture in pictures]
+        assert counts == [gallery.FRAMES_PER_SECOND, gallery.FRAMES_PER_SECOND // 4, gallery.FRAMES_PER_SECOND]
+
+
+class TestExtended:
+    @pytest.mark.parametrize("size, below", [((300, 100), True), ((100, 300), False)])
+    def test_the_photo_stands_in_its_place_beside_or_above_the_picture(self, size, below):
+        photo, picture = plain(RED, (50, 50)), plain(BLUE, size)
+        sheet = np.asarray(gallery.extended(photo, picture, 20, 30, "rock"))
+        before, after = ((sheet == colour).all(axis=-1) for colour in (RED, BLUE))
+        scale = min(960 / max(size), 480 / min(size))
+        assert before.sum() == round(50 * scale) ** 2
+        assert after.sum() == round(size[0] * scale) * round(size[1] * scale)
+        (top, left), (top_after, left_after) = (np.argwhere(where).min(axis=0) for where in (before, after))
+        assert (left - left_after == 20 * scale) == below
+        assert (top - top_after == 30 * scale) != below
