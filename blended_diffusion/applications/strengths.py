@@ -1,0 +1,75 @@
+"""One edit at several strengths: to see how much of what is there stays, and from where on the words win.
+
+What belongs here makes those edits and lays their best pictures side by side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import PIL.Image
+from diffusers.utils import make_image_grid
+
+from blended_diffusion import gallery
+from blended_diffusion.canvas import Canvas, square_around
+from blended_diffusion.editor import Edited, Editor
+from blended_diffusion.inputs import Mask, Photo
+from blended_diffusion.records import EditSettings
+
+
+def over_strengths(
+    editor: Editor,
+    image: PIL.Image.Image | Photo,
+    mask: PIL.Image.Image | Mask | None,
+    settings: EditSettings | str,
+    strengths: Sequence[float],
+    name: str = "",
+) -> dict[float, Edited]:
+    """The same edit at each of `strengths`; a folder's edits are called `strength_0.5` and so on.
+
+    Args:
+        editor, image, mask, settings, name: as in [`Editor.edit`].
+        strengths (`Sequence[float]`): shares of the way from noise to picture, above 0 and at most 1.
+
+    Returns:
+        `dict[float, Edited]` in the order of `strengths`.
+    """
+    settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
+    prefix = f"{name}/" if name else ""
+    return {
+        strength: editor.edit(image, mask, replace(settings, strength=strength), f"{prefix}strength_{strength:g}")
+        for strength in strengths
+    }
+
+
+def strip_of_strengths(
+    image: PIL.Image.Image | Photo,
+    mask: PIL.Image.Image | Mask | None,
+    edits: dict[float, Edited],
+    title: str,
+    context: float = EditSettings.context,
+) -> PIL.Image.Image:
+    """What was started from and the best picture of each strength side by side, the region from near.
+
+    Args:
+        image (`PIL.Image.Image` or [`Photo`]), mask (`PIL.Image.Image` or [`Mask`], *optional*): what was edited.
+        edits (`dict[float, Edited]`): as from [`over_strengths`].
+        title (`str`): the words that were wanted.
+        context (`float`): margin round the mask, as a share of its longer side.
+
+    Returns:
+        `PIL.Image.Image` of mode `RGB`.
+    """
+    image = image.image if isinstance(image, Photo) else image
+    mask = mask.image if isinstance(mask, Mask) else mask
+    view = (0, 0, *image.size)
+    if mask is not None:
+        view = Canvas(image, mask, square_around(mask.getbbox(), image.size, context), 1).visible
+    width, height = view[2] - view[0], view[3] - view[1]
+    scale = 256 / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    shown = {"start": image} | {f"{strength:g}": edit.best for strength, edit in edits.items()}
+    tiles = [
+        gallery.tile(picture.convert("RGB").crop(view).resize(size, PIL.Image.Resampling.LANCZOS), size, label)
+        for label, picture in shown.items()
+    ]
+    return gallery.titled(make_image_grid(tiles, 1, len(tiles)), title, "strength")
