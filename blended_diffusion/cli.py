@@ -11,9 +11,19 @@ import typer
 from typer.exceptions import TyperException
 
 from blended_diffusion.checkpoints.command import as_flags, convert_command
+from blended_diffusion.commands.background import background
+from blended_diffusion.commands.batch import batch
 from blended_diffusion.commands.edit import EDIT_HELP, edit
+from blended_diffusion.commands.extend import extend
+from blended_diffusion.commands.interpolate import interpolate
+from blended_diffusion.commands.mask import mask
+from blended_diffusion.commands.reconstruct import reconstruct
+from blended_diffusion.commands.regions import regions
+from blended_diffusion.commands.remove import remove
 from blended_diffusion.commands.replay import replay
 from blended_diffusion.commands.running import show
+from blended_diffusion.commands.steps import steps
+from blended_diffusion.commands.video import video
 
 
 app = typer.Typer(
@@ -47,6 +57,16 @@ def blended_diffusion(
 
 
 app.command(help=EDIT_HELP)(edit)
+app.command()(background)
+app.command()(mask)
+app.command()(remove)
+app.command()(extend)
+app.command()(interpolate)
+app.command()(reconstruct)
+app.command()(video)
+app.command()(regions)
+app.command()(steps)
+app.command()(batch)
 app.command()(replay)
 app.command("convert")(convert_command)
 

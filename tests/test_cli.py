@@ -105,6 +105,8 @@ class TestEdit:
             "run.json",
             "contact_sheet.png",
             "before_after.png",
+            "mask.png",
+            "mask_preview.png",
             "assets/rock.png",
             "assets/rock_mask.png",
             *(f"assets/rock_seed_{seed}.png" for seed in (404, 405, 406)),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from blended_diffusion.commands.flags import (
     INPUT,
@@ -11,26 +11,47 @@ from blended_diffusion.commands.flags import (
     OUTPUT,
     RELEASED,
     BatchSize,
+    ClickModel,
     ClipScale,
     Context,
+    Detail,
     Device,
     Dtype,
+    Feather,
+    Grow,
     InitImage,
+    InvertMask,
+    MaskAlpha,
+    MaskBox,
+    MaskClick,
+    MaskDifference,
+    MaskFile,
+    MaskPolygon,
+    MaskPrompt,
+    MaskPromptModel,
+    MaskThreshold,
     ModelName,
     NegativePrompt,
+    NoMatchGrain,
     OutputPath,
     Quiet,
     Resume,
     Seed,
     Steps,
     Strength,
+    Strip,
+    Vid,
+    VidFormat,
     count,
     either,
     flag,
+    number,
     one_of,
     scale,
+    shares,
     whole_number,
 )
+from blended_diffusion.commands.masking import MaskFlags, keep
 from blended_diffusion.commands.running import hint_at_words, load, make_all, show
 from blended_diffusion.demo import KNOWN_WORDS
 from blended_diffusion.records import EditSettings
@@ -67,14 +88,28 @@ def stem_of(output_file: str) -> str:
     return path.stem
 
 
+def growth(text: str) -> float | str:
+    return text if text == "auto" else number(lambda value: 0 <= value <= 1, "a number from 0 to 1, or auto")(text)
+
+
 def edit(
     prompt: Annotated[str, flag(INPUT, "--prompt -p", "What the masked region should show.", "WORDS")],
     init_image: InitImage,
-    mask: Annotated[
+    mask: MaskFile = None,
+    mask_alpha: MaskAlpha = None,
+    mask_difference: MaskDifference = None,
+    box: MaskBox = None,
+    polygon: MaskPolygon = None,
+    click: MaskClick = None,
+    mask_prompt: MaskPrompt = None,
+    mask_threshold: MaskThreshold = None,
+    grow: Grow = 0.0,
+    feather: Feather = None,
+    invert_mask: InvertMask = False,
+    scribble: Annotated[
         str | None,
-        flag(INPUT, "--mask", "White is edited, black is kept; of the photo's size. [default: all is edited]", "FILE"),
+        flag(INPUT, "--scribble", "A copy of the photo, painted on: edit the paint into what the words say.", "FILE"),
     ] = None,
-    invert_mask: Annotated[bool, flag(INPUT, "--invert_mask", "Edit the mask's black instead.")] = False,
     negative_prompt: NegativePrompt = None,
     output_path: OutputPath = "output",
     output_file: Annotated[
@@ -85,13 +120,18 @@ def edit(
     ] = None,
     seed: Seed = 404,
     resume: Resume = False,
-    vid: Annotated[bool, flag(OUTPUT, "--vid", "Write a film of each candidate's making to films/.")] = False,
-    vid_format: Annotated[str, flag(OUTPUT, "--vid-format", "Of the films.", "mp4|gif", one_of("mp4", "gif"))] = "mp4",
+    vid: Vid = False,
+    vid_format: VidFormat = "mp4",
+    strip: Strip = None,
     export_assets: Annotated[
         bool, flag(OUTPUT, "--export_assets", "Write what the model saw and painted to assets/.")
     ] = False,
     num_inference_steps: Steps = None,
     strength: Strength = None,
+    strengths: Annotated[
+        str | None,
+        flag(METHOD, "--strengths", "Edit at each of these strengths, and write a strip of them.", "X,X,…"),
+    ] = None,
     clip_guidance_scale: ClipScale = None,
     range_guidance_scale: Annotated[
         float | None, flag(METHOD, "--range-guidance-scale", "Weight against colours out of range.", "X", scale)
@@ -122,6 +162,26 @@ def edit(
         ),
     ] = EditSettings.ranking,
     context: Context = EditSettings.context,
+    detail: Detail = EditSettings.detail,
+    no_match_grain: NoMatchGrain = False,
+    initial_mask_growth: Annotated[
+        Any,
+        flag(
+            METHOD,
+            "--initial-mask-growth",
+            "How far the first step's mask reaches past the wanted one, as a share of the window's width; it shrinks"
+            " over the steps. auto: until a small mask fills three tenths of the window. [default: 0]",
+            "X|auto",
+            growth,
+        ),
+    ] = EditSettings.initial_mask_growth,
+    prompt_templates: Annotated[
+        bool, flag(METHOD, "--prompt-templates", "Average the prompt over several phrasings of it; give a bare name.")
+    ] = False,
+    typographic_defence: Annotated[
+        float,
+        flag(METHOD, "--typographic-defence", "Weight against looking like the written word; 4 is much.", "X", scale),
+    ] = EditSettings.typographic_defence,
     ddim: Annotated[bool, flag(METHOD, "--ddim", "Take the steps with DDIM.")] = False,
     local_clip_guided_diffusion: Annotated[
         bool, flag(METHOD, "--local_clip_guided_diffusion", "The paper's baseline: do not blend in the background.")
@@ -168,6 +228,8 @@ def edit(
     gpu_id: Annotated[
         int | None, flag(RELEASED, "--gpu_id", "As --device cuda:N; without CUDA, the CPU.", "N", whole_number(0))
     ] = None,
+    mask_prompt_model: MaskPromptModel = None,
+    click_model: ClickModel = None,
     model: ModelName = "bundled",
     batch_size: BatchSize = 4,
     device: Device = None,
@@ -176,6 +238,9 @@ def edit(
 ) -> None:
     steps = either(**{"--num-inference-steps": num_inference_steps, "--timestep_respacing": timestep_respacing})
     either(**{"--strength": strength, "--skip_timesteps": skip_timesteps})
+    either(**{"--strength": strength, "--strengths": strengths})
+    either(**{"--strengths": strengths, "--skip_timesteps": skip_timesteps})
+    several = None if strengths is None else shares(strengths, "--strengths")
     clip_scale = either(
         **{"--clip-guidance-scale": clip_guidance_scale, "--clip_guidance_lambda": clip_guidance_lambda}
     )
@@ -185,24 +250,44 @@ def edit(
     total = num_images or (4 if iterations_num is None else iterations_num * batch_size)
     either(**{"--device": device, "--gpu_id": gpu_id})
     stem = stem_of(output_file)
-    if invert_mask and mask is None:
-        raise ValueError("--invert_mask needs a --mask to invert.")
+    wanted = MaskFlags(
+        mask=mask,
+        mask_alpha=mask_alpha,
+        mask_difference=mask_difference,
+        box=box,
+        polygon=polygon,
+        click=click,
+        mask_prompt=mask_prompt,
+        mask_threshold=mask_threshold,
+        mask_prompt_model=mask_prompt_model,
+        click_model=click_model,
+        grow=grow,
+        invert_mask=invert_mask,
+    )
+    if scribble is not None and wanted.sources:
+        raise ValueError(f"{wanted.sources[0]} and --scribble both say where to edit; give one of them.")
     if not background_preservation_loss and (lpips_sim_lambda, l2_sim_lambda) != (None, None):
         show("note: --lpips_sim_lambda and --l2_sim_lambda do nothing without --background_preservation_loss")
+
+    if feather is not None and scribble is None and not wanted.sources:
+        raise ValueError("--feather needs a --mask, or another flag that says where to edit, such as --box.")
 
     # what is wrong with the files is said before torch is waited for
     from blended_diffusion import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
-    region = None if mask is None else inputs.read_mask(mask, photo.image.size, invert_mask, "--mask")
+    region = None if wanted.needs_network else wanted.read(photo)
+    paint = None if scribble is None else inputs.read_photo(scribble, "--scribble", photo.image.size)
 
     from blended_diffusion import candidates, machine
-    from blended_diffusion.editor import FolderEditor
+    from blended_diffusion.editor import Editor, FolderEditor
 
     folder = Path(output_path)
     earlier = candidates.find_run(folder, "--output_path") if resume else None
     place = machine.find_device(machine.released_device(gpu_id) if gpu_id is not None else device, "--device")
     machine.be_reproducible(None if earlier is None else earlier.made_with.threads)
+    if wanted.needs_network:
+        region = wanted.read(photo, place)
     loaded = load(model, machine.find_dtype(dtype, "--dtype"), place)
     if model_output_size not in (None, loaded.size):
         raise ValueError(
@@ -233,9 +318,15 @@ def edit(
         enforce_background=not no_enforce_background,
         match_release=match_release,
         ddim=ddim,
-        invert_mask=invert_mask,
+        invert_mask=invert_mask and wanted.is_file,
         ranking=ranking,
         context=context,
+        feather=feather,
+        detail=detail,
+        match_grain=not no_match_grain,
+        initial_mask_growth=None if initial_mask_growth == "auto" else initial_mask_growth,
+        prompt_templates=prompt_templates,
+        typographic_defence=typographic_defence,
     )
     if background_preservation_loss:
         settings = replace(
@@ -258,8 +349,25 @@ def edit(
         resume=resume,
         stem=stem,
         film=vid_format if vid else None,
+        strip=strip,
         assets=export_assets,
         make=partial(make_all, quiet=quiet),
         argument="--output_path",
     )
-    editor.edit(photo, region, settings)
+    if paint is not None:
+        from blended_diffusion.applications.scribble import start_from, with_strength
+
+        photo, region = start_from(editor, photo, paint, argument=f"--scribble {scribble!r}")
+        settings = with_strength(settings)
+    if region is not None:
+        Editor(loaded).prepare(photo, region, settings, "")  # what the model refuses is said before a file is written
+        region = keep(region, photo, folder / "mask.png", "--output_path")
+    if several is None:
+        editor.edit(photo, region, settings)
+        return
+    from blended_diffusion import gallery
+    from blended_diffusion.applications.strengths import over_strengths, strip_of_strengths
+
+    edits = over_strengths(editor, photo, region, settings, several)
+    sheet = strip_of_strengths(photo, region, edits, prompt, context)
+    gallery.write_png(sheet, folder / "strengths.png", photo.icc_profile)

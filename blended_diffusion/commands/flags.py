@@ -3,8 +3,11 @@
 What belongs here is how a flag is spelled, explained and read. What a command does with it does not.
 """
 
+import itertools
 import math
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -45,6 +48,39 @@ def number(accepts: Callable[[float], bool], wanted: str) -> Callable[[str], flo
     return parse
 
 
+@dataclass(frozen=True)
+class Places:
+    """Coordinates as people write them, in pixels or as a percentage of the photo's width or height.
+
+    Attributes:
+        numbers (`tuple[str, ...]`): x, y, x, y, …; a percentage ends in `%`.
+    """
+
+    numbers: tuple[str, ...]
+
+    def on(self, size: tuple[int, int]) -> list[tuple[float, float]]:
+        """The points `(x, y)` in pixels of a photo of this `(width, height)`."""
+        values = [
+            float(number.removesuffix("%")) * (extent / 100 if number.endswith("%") else 1)
+            for number, extent in zip(self.numbers, itertools.cycle(size))
+        ]
+        return list(zip(values[::2], values[1::2], strict=True))
+
+
+def places(accepts: Callable[[int], bool], wanted: str) -> Callable[[str], Places]:
+    """A parser for points, of which `accepts` likes the number."""
+
+    def parse(text: str) -> Places:
+        numbers = tuple(text.replace(",", " ").split())
+        if not all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)%?", number) for number in numbers):
+            raise typer.BadParameter(f"{text!r} is more than numbers and percentages; give {wanted}.")
+        if len(numbers) % 2 or not accepts(len(numbers) // 2):
+            raise typer.BadParameter(f"{text!r} has {len(numbers)} numbers; give {wanted}.")
+        return Places(numbers)
+
+    return parse
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """A parser for words."""
 
@@ -54,6 +90,21 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def shares(text: str, argument: str) -> list[float]:
+    """Several shares of one flag's value.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 < value <= 1 for value in values):
+        raise ValueError(f"{argument} {text!r}: give numbers above 0 and at most 1, with commas between them.")
+    return list(dict.fromkeys(values))
 
 
 count = whole_number(1)
@@ -88,12 +139,101 @@ def either(**flags: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 InitImage = Annotated[str, flag(INPUT, "--init_image -i", "The photo.", "FILE")]
+MaskFile = Annotated[
+    str | None,
+    flag(INPUT, "--mask", "White is edited, black is kept; of the photo's size. [default: all is edited]", "FILE"),
+]
+MaskAlpha = Annotated[
+    str | None, flag(INPUT, "--mask-alpha", "Edit where this picture, of the photo's size, is opaque.", "FILE")
+]
+MaskDifference = Annotated[
+    str | None, flag(INPUT, "--mask-difference", "Edit where this changed copy differs from the photo.", "FILE")
+]
+MaskBox = Annotated[
+    Places | None,
+    flag(
+        INPUT,
+        "--box",
+        "Edit a rectangle: left, top, right, bottom in pixels or percent.",
+        "X,Y,X,Y",
+        places(lambda points: points == 2, "left,top,right,bottom, such as 40,30,200,120 or 10%,10%,50%,60%"),
+    ),
+]
+MaskPolygon = Annotated[
+    Places | None,
+    flag(
+        INPUT,
+        "--polygon",
+        "Edit what these corners enclose.",
+        "'X,Y X,Y …'",
+        places(lambda points: points >= 3, "three or more corners, such as '40,30 200,60 120,150'"),
+    ),
+]
+MaskClick = Annotated[
+    Places | None,
+    flag(
+        INPUT,
+        "--click",
+        "Edit the thing at this point, or at all of these, as SAM 2 sees it.",
+        "'X,Y …'",
+        places(lambda points: points >= 1, "one or more points on the thing, such as 120,80 or 50%,50%"),
+    ),
+]
+MaskPrompt = Annotated[
+    str | None, flag(INPUT, "--mask-prompt", "Edit what these words name, as CLIPSeg sees it.", "WORDS")
+]
+MaskThreshold = Annotated[
+    float | None,
+    flag(
+        INPUT, "--mask-threshold", "How sure of --mask-prompt, up to 1: less takes in more. [default: 0.4]", "X", share
+    ),
+]
+MaskPromptModel = Annotated[
+    str | None,
+    flag(
+        MACHINE,
+        "--mask-prompt-model",
+        "A CLIPSeg model's folder or Hub id. [default: CIDAS/clipseg-rd64-refined]",
+        "NAME",
+    ),
+]
+ClickModel = Annotated[
+    str | None,
+    flag(MACHINE, "--click-model", "A SAM 2 model's folder or Hub id. [default: facebook/sam2.1-hiera-tiny]", "NAME"),
+]
+Grow = Annotated[
+    float,
+    flag(
+        INPUT,
+        "--grow",
+        "Make the mask larger by so many of the photo's pixels all round; smaller, if negative.",
+        "N",
+        number(math.isfinite, "a number of pixels, such as 8 or -3"),
+    ),
+]
+Feather = Annotated[
+    float | None,
+    flag(
+        INPUT,
+        "--feather",
+        "Let the edit fade in over so many of the photo's pixels inside the mask's edge. [default: the width of one of"
+        " the model's pixels]",
+        "N",
+        scale,
+    ),
+]
+InvertMask = Annotated[bool, flag(INPUT, "--invert_mask --invert", "Edit what would be kept, and keep the rest.")]
 NegativePrompt = Annotated[str | None, flag(INPUT, "--negative-prompt", "What the region should not show.", "WORDS")]
 OutputPath = Annotated[str, flag(OUTPUT, "--output_path", "Where to write.", "FOLDER")]
 NumImages = Annotated[int, flag(OUTPUT, "--num-images", "How many candidates.", "N", count)]
 Seed = Annotated[int, flag(OUTPUT, "--seed", "Of the first candidate; the next ones count on.", "N", seed_number)]
 Resume = Annotated[
     bool, flag(OUTPUT, "--resume", "Keep what an interrupted run has finished and make what is missing.")
+]
+Vid = Annotated[bool, flag(OUTPUT, "--vid", "Write a film of each candidate's making to films/.")]
+VidFormat = Annotated[str, flag(OUTPUT, "--vid-format", "Of the films.", "mp4|gif", one_of("mp4", "gif"))]
+Strip = Annotated[
+    int | None, flag(OUTPUT, "--strip", "Write K steps of each candidate's making side by side to films/.", "K", count)
 ]
 Steps = Annotated[
     int | None,
@@ -113,6 +253,19 @@ Context = Annotated[
         "X",
         scale,
     ),
+]
+Detail = Annotated[
+    int,
+    flag(
+        METHOD,
+        "--detail",
+        "Refine the edit at N times the model's size, by overlapping windows: for regions much larger than that.",
+        "N",
+        count,
+    ),
+]
+NoMatchGrain = Annotated[
+    bool, flag(METHOD, "--no-match-grain", "Do not give what is enlarged the grain that the photo has round the mask.")
 ]
 ModelName = Annotated[
     str, flag(MACHINE, "--model", "The bundled one, a converted model's folder, or a Hub id.", "NAME")

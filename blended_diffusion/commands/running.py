@@ -95,8 +95,13 @@ def open_editor(
     batch_size: int,
     resume: bool,
     quiet: bool,
+    film: str | None = None,
+    strip: int | None = None,
 ) -> "FolderEditor":
-    """The editor that writes into `folder`, with the model on its device: what the flags of these names ask for."""
+    """The editor that writes into `folder`, with the model on its device: what the flags of these names ask for.
+
+    `film` is the format of `--vid-format` if there is `--vid`, else `None`.
+    """
     from blended_diffusion import machine
     from blended_diffusion.editor import FolderEditor
 
@@ -111,6 +116,8 @@ def open_editor(
         num_images=num_images,
         batch_size=batch_size,
         resume=resume,
+        film=film,
+        strip=strip,
         make=partial(make_all, quiet=quiet),
         argument="--output_path",
     )
