@@ -104,6 +104,7 @@ def test_folder_loads_and_edits(tmp_path, checkpoint, clip, photo, mask):
         "default_range_guidance_scale": 10.0,
         "default_num_augmentations": 2,
         "default_guidance_gradient": "sample",
+        "default_candidate_labels": None,
     }
     assert type(pipe.unet) is UNet2DModel and type(pipe.scheduler) is DDPMScheduler
     assert pipe.unet.config.sample_size == 16 and pipe.scheduler.config.variance_type == "learned_range"
@@ -121,6 +122,7 @@ def test_defaults_are_the_released_editors(folder):
         "default_range_guidance_scale": 50.0,
         "default_num_augmentations": 8,
         "default_guidance_gradient": "sample",
+        "default_candidate_labels": None,
     }
 
 

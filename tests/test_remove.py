@@ -175,6 +175,11 @@ class TestCommand:
         assert run("--mask", "mask.png", "--num-images", "2", "--quiet", "--resume") == 0
         assert [path.read_bytes() for path in sorted(files.glob("out/results/*.png"))] == before
 
+    def test_the_making_can_be_filmed(self, run, files):
+        flags = ["--vid", "--vid-format", "gif", "--strip", "2"]
+        assert run("--mask", "mask.png", "--num-images", "1", "--quiet", *flags) == 0
+        assert [path.suffix for path in sorted(files.glob("out/edit/films/*"))] == [".gif", ".png"]
+
     def test_a_box_will_do(self, run, files):
         flags = ["--num-images", "1", "--quiet"]
         assert run("--mask", "mask.png", *flags, "--output_path", "one") == 0

@@ -22,6 +22,9 @@ from blended_diffusion.commands.flags import (
     Seed,
     Steps,
     Strength,
+    Strip,
+    Vid,
+    VidFormat,
     flag,
     scale,
 )
@@ -46,6 +49,9 @@ def background(
     num_images: NumImages = 4,
     seed: Seed = 404,
     resume: Resume = False,
+    vid: Vid = False,
+    vid_format: VidFormat = "mp4",
+    strip: Strip = None,
     num_inference_steps: Steps = None,
     strength: Strength = None,
     clip_guidance_scale: ClipScale = None,
@@ -85,7 +91,8 @@ def background(
     from blended_diffusion.records import EditSettings
 
     folder = Path(output_path)
-    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet)
+    film = vid_format if vid else None
+    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
     if editor.model.name == "bundled":
         hint_at_words(prompt)
     foreground = wanted.read(photo, editor.model.pipe.device) if foreground is None else foreground

@@ -20,6 +20,9 @@ from blended_diffusion.commands.flags import (
     Seed,
     Steps,
     Strength,
+    Strip,
+    Vid,
+    VidFormat,
     flag,
 )
 from blended_diffusion.commands.running import hint_at_words, open_editor
@@ -43,6 +46,9 @@ def regions(
     num_images: NumImages = 4,
     seed: Seed = 404,
     resume: Resume = False,
+    vid: Vid = False,
+    vid_format: VidFormat = "mp4",
+    strip: Strip = None,
     num_inference_steps: Steps = None,
     strength: Strength = None,
     clip_guidance_scale: ClipScale = None,
@@ -73,7 +79,10 @@ def regions(
 
     from blended_diffusion.applications.regions import Region, edit_regions
 
-    editor = open_editor(Path(output_path), model, device, dtype, seed, num_images, batch_size, resume, quiet)
+    film = vid_format if vid else None
+    editor = open_editor(
+        Path(output_path), model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip
+    )
     if editor.model.name == "bundled":
         hint_at_words(" ".join(words for _, words in wanted))
     settings = EditSettings(

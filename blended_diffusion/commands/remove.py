@@ -26,6 +26,9 @@ from blended_diffusion.commands.flags import (
     Seed,
     Steps,
     Strength,
+    Strip,
+    Vid,
+    VidFormat,
     flag,
 )
 from blended_diffusion.commands.masking import MaskFlags
@@ -51,6 +54,9 @@ def remove(
     num_images: NumImages = 8,
     seed: Seed = 404,
     resume: Resume = False,
+    vid: Vid = False,
+    vid_format: VidFormat = "mp4",
+    strip: Strip = None,
     num_inference_steps: Steps = None,
     strength: Strength = None,
     clip_guidance_scale: ClipScale = None,
@@ -81,7 +87,8 @@ def remove(
     from blended_diffusion.records import EditSettings
 
     folder = Path(output_path)
-    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet)
+    film = vid_format if vid else None
+    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
     region = wanted.read(photo, editor.model.pipe.device) if region is None else region
     settings = EditSettings(
         prompt=prompt,

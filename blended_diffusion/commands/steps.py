@@ -16,6 +16,9 @@ from blended_diffusion.commands.flags import (
     OutputPath,
     Quiet,
     Seed,
+    Strip,
+    Vid,
+    VidFormat,
     flag,
 )
 from blended_diffusion.commands.running import hint_at_words, open_editor, show
@@ -33,6 +36,9 @@ def steps(
     num_images: NumImages = 4,
     seed: Seed = 404,
     resume: KeepFinished = True,
+    vid: Vid = False,
+    vid_format: VidFormat = "mp4",
+    strip: Strip = None,
     model: ModelName = "bundled",
     batch_size: BatchSize = 4,
     device: Device = None,
@@ -54,7 +60,8 @@ def steps(
     from blended_diffusion.applications.steps import RESULT, run_steps, step_folder
 
     folder = Path(output_path)
-    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet)
+    film = vid_format if vid else None
+    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
     if editor.model.name == "bundled":
         hint_at_words(" ".join(words for step in wanted for words in step.words))
     run_steps(editor, photo, wanted, Path(file).stem, tell=(lambda _: None) if quiet else show)

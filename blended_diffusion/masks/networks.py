@@ -3,6 +3,7 @@
 What belongs here calls transformers' models. torch is imported where it is needed, because most masks need none.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,7 @@ def from_click(
     return mask
 
 
+@functools.cache  # many photos, one network
 def _load(
     processor: Any, network: Any, kinds: tuple[str, ...], name: str, device: "torch.device | str", argument: str
 ) -> tuple[Any, Any]:
