@@ -44,7 +44,7 @@ METHODS = {
     "final-paste": Method("no blending, the background pasted at the end", {"blend": False}),
     "no-augmentations": Method("without extending augmentations", {"num_augmentations": 1}),
     "gradient-through-network": Method(
-        "the gradient through the network", {"guidance_gradient": "sample", "clip_guidance_scale": 40.0}
+        "the gradient through the network", {"guidance_gradient": "sample", "clip_guidance_scale": 64.0}
     ),
     "wider-square": Method("twice the margin round the mask", {"context": 0.5}),
     # small masks cover a twentieth of these windows
