@@ -147,6 +147,7 @@ class TestEdit:
             ("--aug_num 2", {"num_augmentations": 2}),
             ("--num_augmentations 2", {"num_augmentations": 2}),
             ("--ddim --negative-prompt cat", {"ddim": True, "negative_prompt": "cat"}),
+            ("--candidate-labels tree,sky,", {"candidate_labels": ["tree", "sky"]}),
             ("--guidance-gradient estimate --match-release", {"guidance_gradient": "estimate", "match_release": True}),
             ("--no_enforce_background", {"enforce_background": False}),
             (

@@ -88,6 +88,10 @@ def stem_of(output_file: str) -> str:
     return path.stem
 
 
+def split_labels(text: str) -> list[str]:
+    return [label.strip() for label in text.split(",") if label.strip()]
+
+
 def growth(text: str) -> float | str:
     return text if text == "auto" else number(lambda value: 0 <= value <= 1, "a number from 0 to 1, or auto")(text)
 
@@ -161,6 +165,16 @@ def edit(
             one_of("surroundings", "region"),
         ),
     ] = EditSettings.ranking,
+    candidate_labels: Annotated[
+        str | None,
+        flag(
+            METHOD,
+            "--candidate-labels",
+            "Other things that a result could be taken for, with commas between: ranked is by what sets it apart from"
+            " them.",
+            "WORDS,…",
+        ),
+    ] = None,
     context: Context = EditSettings.context,
     detail: Detail = EditSettings.detail,
     no_match_grain: NoMatchGrain = False,
@@ -320,6 +334,7 @@ def edit(
         ddim=ddim,
         invert_mask=invert_mask and wanted.is_file,
         ranking=ranking,
+        candidate_labels=None if candidate_labels is None else split_labels(candidate_labels),
         context=context,
         feather=feather,
         detail=detail,
