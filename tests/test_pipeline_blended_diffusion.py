@@ -803,6 +803,18 @@ def test_candidate_labels_rank_by_what_sets_the_prompt_apart(tiny_pipe, photo, m
     assert torch.equal(plain.images, out.images)
 
 
+def test_the_distance_among_labels_is_that_of_zero_shot_classification(tiny_pipe, photo, monkeypatch):
+    monkeypatch.setattr(method, "NUM_RANKING_WARPS", 0)  # without a mask all that is left to see is one view
+    labels = ["tree", "sky"]
+    arguments = {"num_images_per_prompt": 3, "generator": seeded(1, 2, 3), "output_type": "pt"}
+    out = tiny_pipe("rock", photo, candidate_labels=labels, **arguments)
+    image_embeds = tiny_pipe.clip_embed(out.images)
+    texts = tiny_pipe.encode_prompt(["rock", *labels])
+    distances = method.spherical_distance(image_embeds[:, None], texts)
+    chances = (-tiny_pipe.clip_model.logit_scale.exp() * distances).softmax(dim=1)
+    assert_close(torch.tensor(out.clip_distances), -chances[:, 0].log())
+
+
 def test_the_prompt_is_no_rival_of_its_own(tiny_pipe, photo, mask):
     arguments = {"mask_image": mask, "num_images_per_prompt": 3}
     without = tiny_pipe("rock", photo, candidate_labels=["tree"], generator=seeded(*range(3)), **arguments)
