@@ -5,6 +5,7 @@ pipeline's, the layout of pictures the gallery's.
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -27,25 +28,13 @@ from blended_diffusion.records import EditSettings, MadeWith, Origin, Record, Ru
 from blended_diffusion.regions import RegionMask, RegionsPipeline, read_regions, region_arguments
 from blended_diffusion.small_masks import ShrinkingMask, growth_of
 from blended_diffusion.windows import REFINING_STRENGTH, WindowedPipeline, enlarged
+from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 
 logger = logging.get_logger(__name__)
 
-# what of the settings is not the pipeline's business
-OURS = (
-    "ddim",
-    "invert_mask",
-    "context",
-    "feather",
-    "initial_mask_growth",
-    "detail",
-    "match_grain",
-    "prompt_templates",
-    "typographic_defence",
-    "prompt_to",
-    "prompt_blend",
-    "region_prompts",
-)
+# the settings of these names are the pipeline's business, the others ours
+PIPELINE_ARGUMENTS = frozenset(inspect.signature(BlendedDiffusionPipeline.__call__).parameters)
 
 
 @dataclass(frozen=True)
@@ -165,7 +154,7 @@ class Edit:
         def after_step(*arguments) -> dict:
             return keep_estimate(*arguments) | shrinking(*arguments)
 
-        arguments = {key: value for key, value in asdict(self.settings).items() if key not in OURS}
+        arguments = {key: value for key, value in asdict(self.settings).items() if key in PIPELINE_ARGUMENTS}
         words = (self.settings.prompt, self.settings.prompt_templates, self.settings.typographic_defence)
         arguments |= prompt_arguments(self.model.pipe, *words)
         if self.settings.prompt_to is not None:

@@ -56,6 +56,11 @@ class Mask:
     sha256: str
 
 
+def picture_of(given: PIL.Image.Image | Photo | Mask | None) -> PIL.Image.Image | None:
+    """The picture itself, whether it came from a file or not; nothing of nothing."""
+    return given.image if isinstance(given, (Photo, Mask)) else given
+
+
 def read_photo(path: str | Path, argument: str = "photo", size: tuple[int, int] | None = None) -> Photo:
     """Reads a photo, turned as its EXIF orientation says.
 

@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import distance_transform_edt, uniform_filter
 
 from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Mask, Photo
+from blended_diffusion.inputs import Mask, Photo, picture_of
 from blended_diffusion.masks import grow
 from blended_diffusion.records import EditSettings
 
@@ -62,8 +62,8 @@ def replace_background(
     Raises:
         ValueError: the sizes differ, or there is no foreground or no background.
     """
-    photo = image.image if isinstance(image, Photo) else image
-    keep = foreground.image if isinstance(foreground, Mask) else foreground
+    photo = picture_of(image)
+    keep = picture_of(foreground)
     settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
     if keep.size != photo.size:
         raise ValueError(

@@ -13,7 +13,7 @@ from kornia.metrics import psnr
 
 from blended_diffusion.canvas import Canvas
 from blended_diffusion.editor import Editor
-from blended_diffusion.inputs import Mask, Photo
+from blended_diffusion.inputs import Mask, Photo, picture_of
 from blended_diffusion.records import EditSettings
 
 
@@ -62,8 +62,8 @@ def reconstruct(
         ValueError: a strength leaves no step to take.
     """
     settings = replace(EditSettings(prompt="") if settings is None else settings, prompt="")
-    photo = image.image if isinstance(image, Photo) else image
-    region = mask.image if isinstance(mask, Mask) else mask
+    photo = picture_of(image)
+    region = picture_of(mask)
     region = PIL.Image.new("L", photo.size, 255) if region is None else region
     canvas = Canvas.around(photo, region, editor.model.size, settings.context)
     seen = photo.copy()

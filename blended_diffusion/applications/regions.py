@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import PIL.Image
 
 from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Mask, Photo
+from blended_diffusion.inputs import Mask, Photo, picture_of
 from blended_diffusion.records import EditSettings
 from blended_diffusion.regions import RegionMask, label
 
@@ -56,8 +56,8 @@ def edit_regions(
     """
     if not regions:
         raise ValueError("There is no region to edit; give at least one.")
-    size = (image.image if isinstance(image, Photo) else image).size
-    masks = [region.mask.image if isinstance(region.mask, Mask) else region.mask for region in regions]
+    size = picture_of(image).size
+    masks = [picture_of(region.mask) for region in regions]
     labels = label(masks)
     if labels.size != size:
         raise ValueError(

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import spsolve
 from scipy.spatial.distance import cdist
 
 from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Mask, Photo
+from blended_diffusion.inputs import Mask, Photo, picture_of
 from blended_diffusion.records import EditSettings
 
 
@@ -61,8 +61,8 @@ def remove(
     """
     settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
     settings = settings if settings.strength is not None else replace(settings, strength=STRENGTH)
-    photo = image.image if isinstance(image, Photo) else image
-    region = mask.image if isinstance(mask, Mask) else mask
+    photo = picture_of(image)
+    region = picture_of(mask)
     filled = smooth_fill(photo, region)
     misfit(filled, region)  # says at once if there are no surroundings to compare with
     start = editor.keep_photo(filled, name)

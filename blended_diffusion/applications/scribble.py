@@ -9,7 +9,7 @@ from dataclasses import replace
 import PIL.Image
 
 from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Photo
+from blended_diffusion.inputs import Photo, picture_of
 from blended_diffusion.masks import from_difference, grow
 from blended_diffusion.records import EditSettings
 
@@ -70,7 +70,7 @@ def start_from(
     The picture is the photo with the paint alone put on it, so that it is the photo's own, bit for bit, wherever a
     file of the painted one has lost something.
     """
-    photo, paint = (each.image if isinstance(each, Photo) else each for each in (image, painted))
+    photo, paint = (picture_of(each) for each in (image, painted))
     if paint.size != photo.size:
         raise ValueError(
             f"{argument} is {paint.width}×{paint.height} pixels (width×height) and the photo is"

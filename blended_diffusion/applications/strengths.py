@@ -12,7 +12,7 @@ from diffusers.utils import make_image_grid
 from blended_diffusion import gallery
 from blended_diffusion.canvas import Canvas, square_around
 from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Mask, Photo
+from blended_diffusion.inputs import Mask, Photo, picture_of
 from blended_diffusion.records import EditSettings
 
 
@@ -59,8 +59,8 @@ def strip_of_strengths(
     Returns:
         `PIL.Image.Image` of mode `RGB`.
     """
-    image = image.image if isinstance(image, Photo) else image
-    mask = mask.image if isinstance(mask, Mask) else mask
+    image = picture_of(image)
+    mask = picture_of(mask)
     view = (0, 0, *image.size)
     if mask is not None:
         view = Canvas(image, mask, square_around(mask.getbbox(), image.size, context), 1).visible

@@ -93,10 +93,9 @@ def background(
     folder = Path(output_path)
     film = vid_format if vid else None
     editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
-    if editor.model.name == "bundled":
-        hint_at_words(prompt)
+    hint_at_words(editor.model, prompt)
     foreground = wanted.read(photo, editor.model.pipe.device) if foreground is None else foreground
-    keep = foreground.image if isinstance(foreground, inputs.Mask) else foreground
+    keep = inputs.picture_of(foreground)
     settings = EditSettings(
         prompt=prompt,
         negative_prompt=negative_prompt,

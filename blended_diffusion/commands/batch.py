@@ -93,8 +93,7 @@ def batch(
     editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet)
     editor.make = make_quietly
     editor.model.pipe.set_progress_bar_config(disable=quiet, desc="steps", leave=False)
-    if editor.model.name == "bundled":
-        hint_at_words(" ".join(words for job in wanted for step in job.steps for words in step.words))
+    hint_at_words(editor.model, " ".join(words for job in wanted for step in job.steps for words in step.words))
     outcomes = {job.where: Outcome(job.name, job.where, str(job.image or ""), "waiting") for job in wanted}
     counts = dict.fromkeys(("made", "kept", "failed"), 0)
     with tqdm(total=len(wanted), desc="jobs", unit="job", disable=quiet) as bar:

@@ -309,8 +309,7 @@ def edit(
             f" {loaded.size}×{loaded.size}; give --model one of {model_output_size} pixels, made by `blended-diffusion"
             " convert` from the published checkpoint of that size."
         )
-    if loaded.name == "bundled":
-        hint_at_words(prompt)
+    hint_at_words(loaded, prompt)
     if skip_timesteps is not None:
         whole = steps or loaded.pipe.config.default_num_inference_steps
         if skip_timesteps >= whole:

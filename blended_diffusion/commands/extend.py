@@ -114,8 +114,7 @@ def extend(
     editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
     sides = (prompt_left, prompt_right, prompt_top, prompt_bottom)
     said = list(dict.fromkeys(words for words in (prompt, *sides) if words))
-    if editor.model.name == "bundled":
-        hint_at_words(" ".join(said))
+    hint_at_words(editor.model, " ".join(said))
 
     settings = EditSettings(
         prompt=prompt,

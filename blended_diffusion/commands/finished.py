@@ -32,7 +32,7 @@ def write_finished(
     from blended_diffusion.canvas import Canvas, square_around
     from blended_diffusion.records import EditSettings
 
-    mask = mask.image if isinstance(mask, inputs.Mask) else mask
+    mask = inputs.picture_of(mask)
     results = folder / "results"
     results.mkdir(exist_ok=True)
     paths = []

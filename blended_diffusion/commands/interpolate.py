@@ -76,8 +76,7 @@ def interpolate(
     check_prompts(prompt, to)
     folder = Path(output_path)
     editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet)
-    if editor.model.name == "bundled":
-        hint_at_words(f"{prompt} {to}")
+    hint_at_words(editor.model, f"{prompt} {to}")
     settings = EditSettings(
         prompt=prompt,
         negative_prompt=negative_prompt,

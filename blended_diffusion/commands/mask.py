@@ -86,6 +86,6 @@ def mask(
     made = wanted.read(photo, place)
     keep(made, photo, target, "--output_file's folder")
     if not quiet:
-        image = made.image if isinstance(made, inputs.Mask) else made
+        image = inputs.picture_of(made)
         share = image.histogram()[255] / (image.width * image.height)
         typer.echo(f"{target}: {share:.1%} of the photo; to look at: {preview_of(target)}")

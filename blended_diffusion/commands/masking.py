@@ -135,7 +135,7 @@ def keep(mask: "Mask | PIL.Image.Image", photo: "Photo", target: Path, argument:
     """
     from blended_diffusion import gallery, inputs
 
-    image = mask.image if isinstance(mask, inputs.Mask) else mask
+    image = inputs.picture_of(mask)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not (isinstance(mask, inputs.Mask) and target.exists() and target.samefile(mask.path)):

@@ -83,8 +83,7 @@ def regions(
     editor = open_editor(
         Path(output_path), model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip
     )
-    if editor.model.name == "bundled":
-        hint_at_words(" ".join(words for _, words in wanted))
+    hint_at_words(editor.model, " ".join(words for _, words in wanted))
     settings = EditSettings(
         prompt="",
         negative_prompt=negative_prompt,

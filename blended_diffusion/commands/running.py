@@ -37,10 +37,13 @@ def load(name: str, dtype: "torch.dtype", device: "torch.device") -> "Model":
     return model
 
 
-def hint_at_words(prompt: str) -> None:
-    """Says which words of `prompt` the bundled model does not know, and which it does."""
+def hint_at_words(model: "Model", prompt: str) -> None:
+    """Says which words of `prompt` the bundled model does not know, and which it does; of other models nothing."""
     from blended_diffusion.inputs import closest_first, unknown_words
+    from blended_diffusion.models import BUNDLED
 
+    if model.name != BUNDLED:
+        return
     if unknown := unknown_words(prompt, KNOWN_WORDS):
         show(
             f"hint: the bundled model does not know {', '.join(map(repr, unknown))}; it knows"

@@ -62,8 +62,7 @@ def steps(
     folder = Path(output_path)
     film = vid_format if vid else None
     editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
-    if editor.model.name == "bundled":
-        hint_at_words(" ".join(words for step in wanted for words in step.words))
+    hint_at_words(editor.model, " ".join(words for step in wanted for words in step.words))
     run_steps(editor, photo, wanted, Path(file).stem, tell=(lambda _: None) if quiet else show)
     if not quiet:
         typer.echo(f"the result: {folder / step_folder(len(wanted)) / RESULT}, all steps: {folder / 'overview.png'}")

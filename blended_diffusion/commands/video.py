@@ -99,8 +99,7 @@ def video(
     folder = Path(output_path)
     earlier = find_record(folder, "--output_path")
     editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet)
-    if editor.model.name == "bundled":
-        hint_at_words(prompt)
+    hint_at_words(editor.model, prompt)
     record = VideoRecord(
         settings=EditSettings(
             prompt=prompt,
