@@ -483,7 +483,6 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         self.check_components()
         self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_normalize=False)
         self._lpips = None
-        self._label_embeds = None
         self._interrupt = False
 
     @property
@@ -1108,19 +1107,24 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return self.prompt_distance(self.clip_embed(masked, normalize=False), text_embeds)
 
     def surroundings_distance(
-        self, images: torch.Tensor, mask: torch.Tensor, text_embeds: torch.Tensor
+        self,
+        images: torch.Tensor,
+        mask: torch.Tensor,
+        text_embeds: torch.Tensor,
+        label_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """How badly the edit fits its prompt and its surroundings. Shape `(B,)`, lower is better.
 
         The mean CLIP distance of the masked and of the whole picture, each plain and in eight warped copies (the same
-        warps for every picture). In a call with `candidate_labels` the distance is −log p of the prompt among them, by
-        CLIP's own temperature, as in its zero-shot classification (Radford et al. 2021): closest to the prompt are
-        often pictures that are close to everything alike.
+        warps for every picture). With labels the distance is −log p of the prompt among them, by CLIP's own
+        temperature, as in its zero-shot classification (Radford et al. 2021): closest to the prompt are often
+        pictures that are close to everything alike.
 
         Args:
             images (`torch.Tensor` of shape `(B, 3, H, W)`): in [0, 1].
             mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1].
             text_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of the prompts.
+            label_embeds (`torch.Tensor` of shape `(L, D)`, *optional*): of the other things it could be taken for.
         """
         signals = 2 * images - 1
         plain = [F.adaptive_avg_pool2d(view, self.clip_size) for view in (signals * mask, signals)]
@@ -1129,10 +1133,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         views = torch.cat(plain + warped).add(1).div(2)
         embeds = self.clip_embed(views).unflatten(0, (-1, len(images)))
         distances = self.prompt_distance(embeds, text_embeds)
-        if self._label_embeds is not None:
-            to_labels = self.prompt_distance(embeds[:, :, None], self._label_embeds)
+        if label_embeds is not None:
+            to_labels = self.prompt_distance(embeds[:, :, None], label_embeds)
             # the prompt is no rival of its own
-            own = self.prompt_distance(text_embeds[:, None], self._label_embeds) < 1e-6
+            own = self.prompt_distance(text_embeds[:, None], label_embeds) < 1e-6
             to_labels = to_labels.masked_fill(own, float("inf"))
             scale = -self.clip_model.logit_scale.exp().float()
             logits = scale * torch.cat([distances[..., None], to_labels], dim=-1)
@@ -1346,7 +1350,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         mask = per_picture(torch.cat([self.prepare_mask(item, threshold, match_release) for item in masks]))
         source = self.image_processor.normalize(pictures)
         text_embeds = per_picture(text_embeds)
-        self._label_embeds = self.encode_prompt(list(candidate_labels)) if candidate_labels else None
+        label_embeds = self.encode_prompt(list(candidate_labels)) if candidate_labels else None
         guidance = Guidance(
             text_embeds=text_embeds,
             weights=per_picture(weights),
@@ -1439,7 +1443,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if ranking == "region" or match_release:
             clip_distances = self.clip_distance(edited, mask, text_embeds, match_release)
         else:
-            clip_distances = self.surroundings_distance(edited, mask, text_embeds)
+            clip_distances = self.surroundings_distance(edited, mask, text_embeds, label_embeds)
         order = clip_distances.view(num_edits, num_images_per_prompt).argsort(dim=1)
         order = (order + num_images_per_prompt * torch.arange(num_edits, device=device)[:, None]).flatten().tolist()
 

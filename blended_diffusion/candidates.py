@@ -23,6 +23,7 @@ from blended_diffusion import gallery
 from blended_diffusion.canvas import Canvas
 from blended_diffusion.inputs import Mask, Photo
 from blended_diffusion.models import Model
+from blended_diffusion.object_scale import scale_penalties
 from blended_diffusion.prompts import blended_embeds, prompt_arguments
 from blended_diffusion.records import EditSettings, MadeWith, Origin, Record, Run, from_json, to_json
 from blended_diffusion.regions import RegionMask, RegionsPipeline, read_regions, region_arguments
@@ -85,6 +86,9 @@ class Edit:
         if settings.detail > 1 and (settings.region_prompts is not None or not settings.blend):
             what = "several regions at once" if settings.blend else "local CLIP-guided diffusion"
             raise ValueError(f"`detail` {settings.detail} does not go with {what}; give 1.")
+        if settings.object_scale and (settings.region_prompts is not None or settings.prompt == ""):
+            what = "several regions at once" if settings.region_prompts is not None else "no words"
+            raise ValueError(f"`object_scale` {settings.object_scale} does not go with {what}; give 0.")
         pipe = model.pipe
         if settings.ddim:
             # for this edit alone: others take the model's own steps
@@ -187,7 +191,11 @@ class Edit:
         if not all(math.isfinite(distance) for distance in out.clip_distances):
             dtype = str(self.model.pipe.unet.dtype).removeprefix("torch.")
             raise ArithmeticError(f"The pictures came out as NaN in {dtype}; use float32 or a smaller guidance scale.")
-        rows = zip(seeds, out.clip_distances, out.images, steps, strict=True)
+        distances = out.clip_distances
+        if weight := self.settings.object_scale:
+            penalties = scale_penalties(self.model.pipe, out.images, self.fine.model_mask, self.settings.prompt)
+            distances = [own + weight * penalty for own, penalty in zip(distances, penalties, strict=True)]
+        rows = zip(seeds, distances, out.images, steps, strict=True)
         return [Candidate(seed, seeds, distance, image, own) for seed, distance, image, own in rows]
 
     def finish(self, candidate: Candidate) -> PIL.Image.Image:

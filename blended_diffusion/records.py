@@ -37,6 +37,7 @@ class EditSettings:
         match_grain (`bool`): give what is enlarged the grain that the photo has round the mask.
         prompt_templates (`bool`): average the prompt over several phrasings.
         typographic_defence (`float`): weight against looking like the written word; 0 is none.
+        object_scale (`float`): weight, in the ranking, against objects too small or too big for the mask; 0 is none.
         region_prompts (`list[str]`, *optional*): what each region of a mask of several regions should show; `prompt`
             is then their title.
         prompt_to (`str`, *optional*), prompt_blend (`float`): go this share, in [0, 1], of the way from `prompt` to
@@ -67,6 +68,7 @@ class EditSettings:
     match_grain: bool = True
     prompt_templates: bool = False
     typographic_defence: float = 0.0
+    object_scale: float = 0.0
     region_prompts: list[str] | None = None
     prompt_to: str | None = None
     prompt_blend: float = 0.0

@@ -323,9 +323,13 @@ class RegionsPipeline(BlendedDiffusionPipeline):
         return torch.stack(distances).mean(dim=0)
 
     def surroundings_distance(
-        self, images: torch.Tensor, mask: torch.Tensor, text_embeds: torch.Tensor
+        self,
+        images: torch.Tensor,
+        mask: torch.Tensor,
+        text_embeds: torch.Tensor,
+        label_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The mean over the regions of how badly each fits its words and its surroundings. Shape `(B,)`."""
         own = super().surroundings_distance
-        distances = [own(images, mask * region.share, region.text_embeds) for region in self._regions]
+        distances = [own(images, mask * region.share, region.text_embeds, label_embeds) for region in self._regions]
         return torch.stack(distances).mean(dim=0)

@@ -51,6 +51,7 @@ LIMITS: dict[str, Any] = {
             "background_lpips_scale",
             "context",
             "typographic_defence",
+            "object_scale",
         ),
         Field(ge=0, allow_inf_nan=False),
     ),

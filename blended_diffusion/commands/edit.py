@@ -196,6 +196,16 @@ def edit(
         float,
         flag(METHOD, "--typographic-defence", "Weight against looking like the written word; 4 is much.", "X", scale),
     ] = EditSettings.typographic_defence,
+    object_scale: Annotated[
+        float,
+        flag(
+            METHOD,
+            "--object-scale",
+            "Weight, in the order, against objects too small or too big for the mask; 0.5 is much. Give a bare name.",
+            "X",
+            scale,
+        ),
+    ] = EditSettings.object_scale,
     ddim: Annotated[bool, flag(METHOD, "--ddim", "Take the steps with DDIM.")] = False,
     local_clip_guided_diffusion: Annotated[
         bool, flag(METHOD, "--local_clip_guided_diffusion", "The paper's baseline: do not blend in the background.")
@@ -341,6 +351,7 @@ def edit(
         initial_mask_growth=None if initial_mask_growth == "auto" else initial_mask_growth,
         prompt_templates=prompt_templates,
         typographic_defence=typographic_defence,
+        object_scale=object_scale,
     )
     if background_preservation_loss:
         settings = replace(
