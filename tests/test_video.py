@@ -234,7 +234,7 @@ class TestEditVideo:
         assert made[0].image.crop(square).tobytes() == best.best.tobytes()
         assert (made[0].seed, made[0].clip_distance) == (best.seeds[0], best.clip_distances[0])
         assert [frame.seed for frame in made] == [best.seeds[0]] * 3
-        assert [frame.strength for frame in made] == [None, 0.3, 0.3]
+        assert [frame.strength for frame in made] == [None, 0.25, 0.25]
 
     def test_the_same_place_has_the_same_noise(self, scene):
         draws = []
@@ -263,7 +263,7 @@ class TestEditVideo:
         for index in (0, 2, 3):
             assert made[index].image.tobytes() == frames[index].tobytes()
             assert made[index].seed is None
-        assert [frame.strength for frame in made] == [None, None, None, None, None, 0.3]
+        assert [frame.strength for frame in made] == [None, None, None, None, None, 0.25]
         assert len({made[index].seed for index in (1, 4, 5)}) == 1
         assert [frame.flicker is None for frame in made] == [True, True, True, True, True, False]
 
@@ -294,7 +294,7 @@ class TestEditVideo:
         way = follow(dense_flow(frames[2], frames[1]), dense_flow(frames[1], frames[0]))
         start = carry_over(frames[2], masks[2], Painted(frames[0], masks[0], squares[0], made[0], way))
         single = Editor(editor.model, made[0].seed, num_images=1)
-        settings = EditSettings("rock", strength=0.3, initial_mask_growth=0.0)
+        settings = EditSettings("rock", strength=0.25, initial_mask_growth=0.0)
         again, other = (
             edit_frame(single, frames[2], masks[2], squares[2], settings, start=picture).image.tobytes()
             for picture in (start, frames[2])
@@ -311,7 +311,7 @@ class TestEditVideo:
         still = np.zeros((48, 64, 2), np.float32)
         way = iter([8, 8, 8])
         made = edit_video(editor, scene[0][:4], mask, "rock", flow=lambda *_: still + (next(way), 0))
-        assert [frame.strength for frame in made] == [None, 0.3, 0.3, 0.3]
+        assert [frame.strength for frame in made] == [None, 0.25, 0.25, 0.25]
 
     def test_transparency_is_the_clips_own(self, editor, scene):
         frames = [frame.copy() for frame in scene[0][:2]]
@@ -384,7 +384,7 @@ class TestCommand:
         assert (film.count, film.frames_per_second, film.size) == (3, 6, SIZE)
         assert Path("output/contact_strip.png").exists() and Path("output/first_frame/contact_sheet.png").exists()
         record = json.loads(Path("output/video.json").read_text())
-        assert record["settings"]["prompt"] == "rock" and record["frame_strength"] == 0.3
+        assert record["settings"]["prompt"] == "rock" and record["frame_strength"] == 0.25
         assert len(record["frames"]) == 3 and len({frame["seed"] for frame in record["frames"]}) == 1
 
     def test_a_run_goes_on_where_it_was(self, run):

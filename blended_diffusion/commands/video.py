@@ -68,7 +68,7 @@ def video(
     strength: Strength = None,
     frame_strength: Annotated[
         float | None,
-        flag(METHOD, "--frame-strength", "The strength of the frames after the first. [default: 0.3]", "X", share),
+        flag(METHOD, "--frame-strength", "The strength of the frames after the first. [default: 0.25]", "X", share),
     ] = None,
     clip_guidance_scale: ClipScale = None,
     context: Context = EditSettings.context,

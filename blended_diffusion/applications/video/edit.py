@@ -18,7 +18,7 @@ from blended_diffusion.records import EditSettings
 
 
 # of the frames after the first: enough to sharpen what was moved, too little to paint another thing
-FRAME_STRENGTH = 0.3
+FRAME_STRENGTH = 0.25
 
 # over how many frames the way of the square is smoothed, as a standard deviation
 SMOOTHING = 2.0
