@@ -2,17 +2,22 @@
 
 The method of "Blended Diffusion for Text-driven Editing of Natural Images" (Avrahami, Lischinski, Fried, CVPR 2022,
 https://arxiv.org/abs/2111.14818) as one self-contained diffusers pipeline of stock components. The file reads like the
-paper: first the formulas as small pure functions, then [`BlendedDiffusionPipeline`], whose `__call__` is Algorithm 2.
-With `blend=False` and a background scale it is Algorithm 1, the paper's baseline.
+paper: first the formulas as small pure functions and the steps made of them, then [`BlendedDiffusionPipeline`], whose
+`__call__` is Algorithm 2; with `blend=False` and a background scale it is Algorithm 1, the paper's baseline. Last come
+[`BlendedDiffusionBlocks`], the same steps as blocks of Modular Diffusers.
 
 What belongs here is the method and nothing else: no reading of files, no command line, no gallery.
 """
 
 import contextlib
+import functools
 import inspect
 import json
 import numbers
+import re
 import shutil
+import sys
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +28,35 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
 from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
+from diffusers.modular_pipelines import (
+    BlockState,
+    ComponentSpec,
+    ConfigSpec,
+    InputParam,
+    LoopSequentialPipelineBlocks,
+    ModularPipeline,
+    ModularPipelineBlocks,
+    OutputParam,
+    PipelineState,
+    SequentialPipelineBlocks,
+)
 from diffusers.utils import BaseOutput, logging, replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import ModelCardData, file_exists
 from kornia.geometry.transform import (
     get_affine_matrix2d,
     get_perspective_transform,
     warp_affine,
     warp_perspective,
 )
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerBase,
+    SiglipImageProcessor,
+    SiglipModel,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -55,6 +80,44 @@ EXAMPLE_DOC_STRING = """
         >>> best = out.images[out.ranking[0]]
         >>> best.save("edited.png")
         ```
+"""
+
+MODEL_CARD = """---
+{metadata}
+---
+
+# Blended Diffusion at {size} pixels
+
+Edits a region of a photo with words, and leaves the rest of it as it was: the method of
+[Blended Diffusion](https://arxiv.org/abs/2111.14818). Made with diffusers; it needs kornia too.
+
+```py
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import load_image
+
+pipe = DiffusionPipeline.from_pretrained("this folder, or its id on the Hub", trust_remote_code=True)
+out = pipe(
+    "rock",
+    load_image("photo.png"),
+    mask_image=load_image("mask.png"),  # white = edit here
+    num_images_per_prompt=4,
+    generator=[torch.Generator().manual_seed(seed) for seed in range(4)],
+    padding_mask_crop=32,  # work on the crop round the mask, return the photo at its own size
+)
+out.images[out.ranking[0]].save("edited.png")
+```
+
+| part | class |
+|---|---|
+{parts}
+
+| what a call uses that does not say | |
+|---|---|
+{defaults}
+
+Still to be said by whoever shares it: the licence of the weights (`license:` above), what they were trained on, which
+words they know, and how well they do.
 """
 
 
@@ -117,6 +180,11 @@ def composite(foreground: torch.Tensor, background: torch.Tensor, mask: torch.Te
 def paste(source: torch.Tensor, result: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The last [`composite`], with the pixels of `source` bit for bit wherever the mask is 0."""
     return torch.where(mask > 0, composite(result, source, mask), source)
+
+
+# Schedulers that are at another level than their own `add_noise` says: LMS begins in the middle as if there were steps
+# before, the others go through levels between two timesteps. What has no `set_begin_index` steps by its own stride.
+LEVEL_LOSING_SCHEDULERS = ("DPMSolverSDEScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler")
 
 
 def released_timesteps(num_inference_steps: int, num_train_timesteps: int) -> list[int]:
@@ -365,10 +433,14 @@ class Guidance:
     lpips_scale: float
     match_release: bool
 
-    @property
+    @functools.cached_property
     def active(self) -> bool:
         scales = (self.clip_scale, self.range_scale, self.mse_scale, self.lpips_scale)
         return any(scales) and bool(self.weights.any())
+
+    @property
+    def through_unet(self) -> bool:
+        return self.active and self.gradient == "sample"
 
 
 @dataclass
@@ -393,105 +465,15 @@ class BlendedDiffusionPipelineOutput(BaseOutput):
     ranking: list[int]
 
 
-class BlendedDiffusionPipeline(DiffusionPipeline):
-    r"""
-    Pipeline that edits a region of a photo with words: Blended Diffusion (https://arxiv.org/abs/2111.14818).
+class BlendedDiffusionSteps:
+    """The steps of the method, each of which needs only the components, their `config` and a device to run on.
 
-    This model inherits from [`DiffusionPipeline`]. Check the superclass documentation for the generic methods the
-    library implements for all pipelines (downloading, saving, running on a particular device, …).
-
-    Args:
-        unet ([`UNet2DModel`]):
-            A pixel-space network that predicts the noise of a three-channel picture, with three output channels or,
-            with a learned variance, six.
-        scheduler ([`SchedulerMixin`]):
-            [`DDPMScheduler`] by default; any scheduler with `alphas_cumprod` that predicts `epsilon`.
-        clip_model ([`~transformers.CLIPModel`]):
-            The model that says how well the edited region fits the prompt.
-        tokenizer ([`~transformers.CLIPTokenizer`]):
-            Its tokenizer.
-        feature_extractor ([`~transformers.CLIPImageProcessor`]):
-            Its image processor: the mean and standard deviation of its pictures are used.
-        clip_model_2 ([`~transformers.CLIPModel`], *optional*), tokenizer_2 ([`~transformers.CLIPTokenizer`],
-        *optional*), feature_extractor_2 ([`~transformers.CLIPImageProcessor`], *optional*):
-            A second CLIP that guides and ranks together with the first: distances are the mean of both, so that what
-            fools one of them alone pays less. Their embeddings stand side by side, D = D_1 + D_2.
-        default_num_inference_steps (`int`, defaults to 100):
-            What a call uses that leaves `num_inference_steps` out. Like the following it is saved with the pipeline,
-            so that every checkpoint works well without arguments; these values are the released editor's.
-        default_strength (`float`, defaults to 0.75):
-            The same for `strength`.
-        default_clip_guidance_scale (`float`, defaults to 1000):
-            The same for `clip_guidance_scale`.
-        default_range_guidance_scale (`float`, defaults to 50):
-            The same for `range_guidance_scale`.
-        default_num_augmentations (`int`, defaults to 8):
-            The same for `num_augmentations`.
-        default_guidance_gradient (`str`, defaults to `"sample"`):
-            The same for `guidance_gradient`.
-        default_candidate_labels (`list[str]`, *optional*):
-            The same for `candidate_labels`.
-
-    Raises:
-        ValueError: a component cannot work here, for example a scheduler that predicts velocity.
+    [`BlendedDiffusionPipeline`] has them for methods, and the modular blocks call the very same.
     """
 
-    model_cpu_offload_seq = "unet"
-    # CLIP's gradient is needed together with the UNet's at every step: moving it to and fro would only cost time
-    _exclude_from_cpu_offload = ["clip_model", "clip_model_2"]
     _optional_components = ["clip_model_2", "tokenizer_2", "feature_extractor_2"]
     _callback_tensor_inputs = ["latents", "pred_original_sample", "mask"]
-
-    def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: SchedulerMixin,
-        clip_model: CLIPModel,
-        tokenizer: CLIPTokenizer,
-        feature_extractor: CLIPImageProcessor,
-        default_num_inference_steps: int = 100,
-        default_strength: float = 0.75,
-        default_clip_guidance_scale: float = 1000.0,
-        default_range_guidance_scale: float = 50.0,
-        default_num_augmentations: int = 8,
-        default_guidance_gradient: str = "sample",
-        default_candidate_labels: list[str] | None = None,
-        clip_model_2: CLIPModel | None = None,
-        tokenizer_2: CLIPTokenizer | None = None,
-        feature_extractor_2: CLIPImageProcessor | None = None,
-    ):
-        super().__init__()
-        self.register_modules(
-            unet=unet,
-            scheduler=scheduler,
-            clip_model=clip_model,
-            tokenizer=tokenizer,
-            feature_extractor=feature_extractor,
-            clip_model_2=clip_model_2,
-            tokenizer_2=tokenizer_2,
-            feature_extractor_2=feature_extractor_2,
-        )
-        self.register_to_config(
-            default_num_inference_steps=default_num_inference_steps,
-            default_strength=default_strength,
-            default_clip_guidance_scale=default_clip_guidance_scale,
-            default_range_guidance_scale=default_range_guidance_scale,
-            default_num_augmentations=default_num_augmentations,
-            default_guidance_gradient=default_guidance_gradient,
-            default_candidate_labels=default_candidate_labels,
-        )
-        self.check_components()
-        self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_normalize=False)
-        self._lpips = None
-        self._interrupt = False
-
-    @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        return self._interrupt
+    image_processor = VaeImageProcessor(vae_scale_factor=1, do_normalize=False)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Checks
@@ -505,6 +487,19 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 f"`scheduler` is {type(scheduler).__name__}, which has no `alphas_cumprod`; a scheduler of the DDPM"
                 " family is needed, such as DDPMScheduler or DDIMScheduler."
             )
+        name = type(scheduler).__name__
+        steps_by_itself = not isinstance(scheduler, (DDPMScheduler, DDIMScheduler))
+        if name in LEVEL_LOSING_SCHEDULERS or (steps_by_itself and not hasattr(scheduler, "set_begin_index")):
+            raise ValueError(
+                f"`scheduler` is {name}, which leaves the noise level of the photo outside the mask when it begins in"
+                " the middle of its timesteps or between two of them; use for example DDPMScheduler, DDIMScheduler,"
+                " DPMSolverMultistepScheduler or EulerDiscreteScheduler."
+            )
+        for option in ("rescale_betas_zero_snr", "use_flow_sigmas"):
+            if scheduler.config.get(option):
+                raise ValueError(
+                    f"`scheduler` has {option}=True, which suits no network that predicts noise; set it to False."
+                )
         if scheduler.config.get("prediction_type", "epsilon") != "epsilon":
             raise ValueError(
                 f"`scheduler` has prediction_type={scheduler.config.prediction_type!r}; guidance needs 'epsilon'."
@@ -715,7 +710,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return (size, size) if isinstance(size, int) else tuple(size)
 
     @property
-    def clips(self) -> list[tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessor]]:
+    def clips(
+        self,
+    ) -> list[tuple[CLIPModel | SiglipModel, PreTrainedTokenizerBase, CLIPImageProcessor | SiglipImageProcessor]]:
         """The CLIP that guides, or the two that do together, each with its tokenizer and image processor."""
         first = (self.clip_model, self.tokenizer, self.feature_extractor)
         second = (self.clip_model_2, self.tokenizer_2, self.feature_extractor_2)
@@ -724,7 +721,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     @property
     def embed_dims(self) -> list[int]:
         """How long each CLIP's embeddings are."""
-        return [model.config.projection_dim for model, _, _ in self.clips]
+        # SigLIP has no projection of its own behind its towers
+        configs = [model.config for model, _, _ in self.clips]
+        return [
+            config.projection_dim if hasattr(config, "projection_dim") else config.text_config.projection_size
+            for config in configs
+        ]
 
     @property
     def clip_size(self) -> int:
@@ -735,6 +737,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     def num_steps_left(num_inference_steps: int, strength: float) -> int:
         # the tolerance keeps 0.29 · 100 = 28.999999999999996 from losing a step
         return min(int(num_inference_steps * strength + 1e-6), num_inference_steps)
+
+    def setting(self, name: str, value):
+        """A call's setting, or the checkpoint's own where the call leaves it out (`None`)."""
+        return self.config[f"default_{name}"] if value is None else value
 
     def gradient_left_out(self, match_release: bool) -> str:
         """The `guidance_gradient` of a call that does not say: the checkpoint's own, or the released editor's."""
@@ -755,7 +761,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                     "The following part of your input was truncated because CLIP can only handle sequences up to"
                     f" {max_length} tokens: {removed}"
                 )
-            embeds.append(model.get_text_features(input_ids=tokens).pooler_output.float())
+            # with `device_map="balanced"` a CLIP may have a device of its own
+            embeds.append(model.get_text_features(input_ids=tokens).pooler_output.to(tokens.device, torch.float32))
         return torch.cat(embeds, dim=1)
 
     def prepare_prompt(
@@ -814,6 +821,68 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             )
         return mask
 
+    def prepare_edits(
+        self,
+        prompts: tuple[torch.Tensor, torch.Tensor],
+        negatives: tuple[torch.Tensor, torch.Tensor],
+        rivals: tuple[torch.Tensor, torch.Tensor],
+        image: PipelineImageInput,
+        mask_image: PipelineImageInput | None,
+        num_images_per_prompt: int,
+        padding_mask_crop: int | None,
+        threshold: float | None,
+        rival_scale: float,
+        match_release: bool,
+        **guidance,
+    ) -> tuple[torch.Tensor, list | None, Guidance]:
+        """Lines up one photo, mask and prompt for each picture, at the UNet's size.
+
+        Args:
+            prompts, negatives, rivals: embeddings and weights, as [`BlendedDiffusionSteps.prepare_prompt`] gives them.
+            threshold (`float`, *optional*): from which value on a mask is white.
+            guidance: what else the [`Guidance`] is made of.
+
+        Returns:
+            `tuple[torch.Tensor, list | None, Guidance]`: the photos `(B, 3, H, W)` in [0, 1]; with
+            `padding_mask_crop` for each edit the photo and mask as they came and the region cropped; the guidance.
+        """
+        images = to_image_list(image, "image", 3)
+        masks = [None] if mask_image is None else to_image_list(mask_image, "mask_image", 1)
+        num_edits = max(len(images), len(masks), *(len(weights) for _, weights in (prompts, negatives, rivals)))
+
+        def per_picture(tensor: torch.Tensor) -> torch.Tensor:
+            tensor = tensor if len(tensor) == num_edits else tensor.expand(num_edits, *tensor.shape[1:])
+            return tensor.repeat_interleave(num_images_per_prompt, dim=0)
+
+        originals = None
+        if padding_mask_crop is not None:
+            originals = []
+            for i in range(num_edits):
+                photo, mask = images[i % len(images)], masks[i % len(masks)]
+                originals.append((photo, mask, self.crop_region(mask, padding_mask_crop, threshold)))
+            images = [crop(photo, region) for photo, _, region in originals]
+            masks = [crop(mask, region) for _, mask, region in originals]
+        pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
+        mask = per_picture(torch.cat([self.prepare_mask(item, threshold, match_release) for item in masks]))
+        (text_embeds, weights), (negative_embeds, negative_weights) = prompts, negatives
+        rival_embeds, rival_weights = rivals
+        return (
+            pictures,
+            originals,
+            Guidance(
+                text_embeds=per_picture(text_embeds),
+                weights=per_picture(weights),
+                negative_embeds=per_picture(negative_embeds),
+                negative_weights=per_picture(negative_weights),
+                rival_embeds=per_picture(rival_embeds),
+                rival_weights=rival_scale * per_picture(rival_weights),
+                image=self.image_processor.normalize(pictures),
+                mask=mask,
+                match_release=match_release,
+                **guidance,
+            ),
+        )
+
     def crop_region(
         self, mask: PIL.Image.Image | torch.Tensor, padding: int, threshold: float | None
     ) -> tuple[int, int, int, int]:
@@ -862,6 +931,15 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         """Gaussian noise of `shape`, fp32; with a list of generators each picture's comes from its own."""
         return randn_tensor(tuple(shape), generator=generators, device=self._execution_device)
 
+    @staticmethod
+    def prepare_generators(
+        generator: torch.Generator | list[torch.Generator] | None, batch_size: int, match_release: bool
+    ) -> list[torch.Generator] | torch.Generator:
+        """One generator per picture; as released, a single one draws for the whole batch jointly."""
+        if match_release and isinstance(generator, torch.Generator):
+            return generator
+        return generators_per_image(generator, batch_size)
+
     def prepare_latents(
         self,
         image: torch.Tensor,
@@ -881,6 +959,49 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     # -----------------------------------------------------------------------------------------------------------------
     # The steps of the algorithm
     # -----------------------------------------------------------------------------------------------------------------
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        generators: list[torch.Generator] | torch.Generator,
+        class_labels: int | list[int] | torch.Tensor | None,
+        num_augmentations: int,
+        match_release: bool,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+        """What is random in a step before its background, in the released order: the classes, the noise, the warps.
+
+        The warps are drawn in any case: what a picture draws must not depend on whether its neighbours are guided.
+
+        Returns:
+            `tuple`: the classes `(B,)` of a class-conditional network; the noise of the sample's `shape`
+            `(B, 3, H, W)`, for schedulers that add some; and the warps `(B, num_augmentations − 1, 13)`.
+        """
+        labels = self.prepare_class_labels(class_labels, generators, shape[0])
+        step_noise = None
+        if match_release or isinstance(self.scheduler, DDPMScheduler):
+            step_noise = self.draw_noise(shape, generators)
+        num_warps = max(num_augmentations - 1, 0)
+        warps = uniform(generators, (shape[0], num_warps, NUM_WARP_PARAMETERS), self._execution_device)
+        return labels, step_noise, warps
+
+    def estimate(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        class_labels: torch.Tensor | None,
+        differentiable: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """x̂_0, with the only forward of the UNet in a step.
+
+        Returns:
+            `tuple`: x_t, the predicted noise, the raw variance if the network learned one, and the clean estimate; if
+            `differentiable`, autograd knows how the last one depends on the first.
+        """
+        with torch.set_grad_enabled(differentiable):
+            sample = latents.detach().requires_grad_(differentiable)
+            noise_pred, variance_pred = self.predict(sample, timestep, class_labels)
+            pred_original_sample = clean_estimate(sample, noise_pred, *noise_level(self.scheduler, timestep))
+        return sample, noise_pred, variance_pred, pred_original_sample
 
     def predict(
         self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None
@@ -905,7 +1026,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 mean = images.new_tensor(feature_extractor.image_mean).view(1, 3, 1, 1)
                 std = images.new_tensor(feature_extractor.image_std).view(1, 3, 1, 1)
                 pixel_values = (pixel_values - mean) / std
-            embeds.append(model.get_image_features(pixel_values=pixel_values.to(model.dtype)).pooler_output.float())
+            features = model.get_image_features(pixel_values=pixel_values.to(model.dtype)).pooler_output
+            embeds.append(features.to(images.device, torch.float32))
         return torch.cat(embeds, dim=1)
 
     def prompt_distance(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
@@ -969,17 +1091,26 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """No gradients for weights: autograd then keeps and computes only what the pictures' gradient needs."""
-        networks = [self.unet, *(model for model, _, _ in self.clips)]
-        parameters = [parameter for network in networks for parameter in network.parameters()]
-        trainable = [parameter for parameter in parameters if parameter.requires_grad]
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+        """No gradients for weights: autograd then keeps and computes only what the pictures' gradient needs.
+
+        It keeps the weights as they were in the forward pass, also where offloading or layerwise casting has taken
+        them from the network by the time of the backward pass.
+        """
+        trainable = [
+            (network, name)
+            for network in (self.unet, *(model for model, _, _ in self.clips))
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad
+        ]
+        # by name: sequential offloading puts others in their place
+        for network, name in trainable:
+            network.get_parameter(name).requires_grad_(False)
         try:
-            yield
+            with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor):
+                yield
         finally:
-            for parameter in trainable:
-                parameter.requires_grad_(True)
+            for network, name in trainable:
+                network.get_parameter(name).requires_grad_(True)
 
     def guide(
         self,
@@ -1034,6 +1165,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: x_{t−1} and the clean estimate, both of the shape of `sample`.
         """
+        # here the graph that the gradient came from has done its work
+        sample, noise_pred, pred_original_sample = (x.detach() for x in (sample, noise_pred, pred_original_sample))
+        variance_pred = None if variance_pred is None else variance_pred.detach()
         scheduler, config = self.scheduler, self.scheduler.config
         signal, noise = noise_level(scheduler, timestep)
         if isinstance(scheduler, DDPMScheduler):
@@ -1138,10 +1272,167 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             # the prompt is no rival of its own
             own = self.prompt_distance(text_embeds[:, None], label_embeds) < 1e-6
             to_labels = to_labels.masked_fill(own, float("inf"))
-            scale = -self.clip_model.logit_scale.exp().float()
+            # a SigLIP's bias is the same for all of them and makes no difference
+            scale = -self.clip_model.logit_scale.exp().to(distances)
             logits = scale * torch.cat([distances[..., None], to_labels], dim=-1)
             distances = -logits.log_softmax(dim=-1)[..., 0]
         return distances.mean(dim=0)
+
+    @staticmethod
+    def is_pasting(enforce_background: bool, blend: bool, match_release: bool) -> bool:
+        # the released editor does not paste in local CLIP-guided diffusion
+        return enforce_background and (blend or not match_release)
+
+    def paste_back(
+        self, result: torch.Tensor, pictures: torch.Tensor, mask: torch.Tensor, pasting: bool
+    ) -> torch.Tensor:
+        """The result in [0, 1], if `pasting` with the photo's own pixels outside the mask. Shape `(B, 3, H, W)`."""
+        edited = self.image_processor.denormalize(result)
+        return paste(pictures, edited, mask) if pasting else edited
+
+    def rank(
+        self,
+        images: torch.Tensor,
+        mask: torch.Tensor,
+        text_embeds: torch.Tensor,
+        label_embeds: torch.Tensor | None,
+        num_images_per_prompt: int,
+        ranking: str,
+        match_release: bool,
+    ) -> tuple[list[float], list[int]]:
+        """The distance of each picture to its prompt, and the indices of the pictures, best first, edit by edit."""
+        if ranking == "region" or match_release:
+            distances = self.clip_distance(images, mask, text_embeds, match_release)
+        else:
+            distances = self.surroundings_distance(images, mask, text_embeds, label_embeds)
+        order = distances.view(-1, num_images_per_prompt).argsort(dim=1)
+        first = torch.arange(0, len(distances), num_images_per_prompt, device=order.device)
+        return distances.tolist(), (order + first[:, None]).flatten().tolist()
+
+    def finish(
+        self,
+        edited: torch.Tensor,
+        originals: list | None,
+        pasting: bool,
+        threshold: float | None,
+        output_type: str,
+    ) -> list[PIL.Image.Image] | np.ndarray | torch.Tensor:
+        """The pictures at their own size, crops back in their photos, as `output_type` says."""
+        if originals is None:
+            return self.image_processor.postprocess(edited, output_type)
+        num_images_per_prompt = len(edited) // len(originals)
+        outputs = []
+        for index, picture in enumerate(edited):
+            photo = self.uncrop(picture, *originals[index // num_images_per_prompt], pasting, threshold)
+            outputs.extend(self.image_processor.postprocess(photo, output_type))
+        return {"pil": list, "np": np.stack, "pt": torch.stack}[output_type](outputs)
+
+
+class BlendedDiffusionPipeline(BlendedDiffusionSteps, DiffusionPipeline):
+    r"""
+    Pipeline that edits a region of a photo with words: Blended Diffusion (https://arxiv.org/abs/2111.14818).
+
+    This model inherits from [`DiffusionPipeline`]. Check the superclass documentation for the generic methods the
+    library implements for all pipelines (downloading, saving, running on a particular device, …).
+
+    Args:
+        unet ([`UNet2DModel`]):
+            A pixel-space network that predicts the noise of a three-channel picture, with three output channels or,
+            with a learned variance, six.
+        scheduler ([`SchedulerMixin`]):
+            [`DDPMScheduler`] by default; any scheduler with `alphas_cumprod` that predicts `epsilon` and can begin in
+            the middle of its timesteps.
+        clip_model ([`~transformers.CLIPModel`] or [`~transformers.SiglipModel`]):
+            The model that says how well the edited region fits the prompt.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        feature_extractor ([`~transformers.CLIPImageProcessor`] or [`~transformers.SiglipImageProcessor`]):
+            Its image processor: the mean and standard deviation of its pictures are used.
+        clip_model_2, tokenizer_2, feature_extractor_2 (*optional*):
+            A second CLIP or SigLIP that guides and ranks together with the first: distances are the mean of both, so
+            that what fools one of them alone pays less. Their embeddings stand side by side, D = D_1 + D_2.
+        default_num_inference_steps (`int`, defaults to 100):
+            What a call uses that leaves `num_inference_steps` out. Like the following it is saved with the pipeline,
+            so that every checkpoint works well without arguments; these values are the released editor's.
+        default_strength (`float`, defaults to 0.75):
+            The same for `strength`.
+        default_clip_guidance_scale (`float`, defaults to 1000):
+            The same for `clip_guidance_scale`.
+        default_range_guidance_scale (`float`, defaults to 50):
+            The same for `range_guidance_scale`.
+        default_num_augmentations (`int`, defaults to 8):
+            The same for `num_augmentations`.
+        default_guidance_gradient (`str`, defaults to `"sample"`):
+            The same for `guidance_gradient`.
+        default_candidate_labels (`list[str]` or `str`, *optional*):
+            The same for `candidate_labels`; in a string one a line.
+
+    Raises:
+        ValueError: a component cannot work here, for example a scheduler that predicts velocity.
+    """
+
+    model_cpu_offload_seq = "unet"
+    # CLIP's gradient is needed together with the UNet's at every step: moving it to and fro would only cost time
+    _exclude_from_cpu_offload = ["clip_model", "clip_model_2"]
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        clip_model: CLIPModel | SiglipModel,
+        tokenizer: PreTrainedTokenizerBase,
+        feature_extractor: CLIPImageProcessor | SiglipImageProcessor,
+        default_num_inference_steps: int = 100,
+        default_strength: float = 0.75,
+        default_clip_guidance_scale: float = 1000.0,
+        default_range_guidance_scale: float = 50.0,
+        default_num_augmentations: int = 8,
+        default_guidance_gradient: str = "sample",
+        default_candidate_labels: list[str] | str | None = None,
+        clip_model_2: CLIPModel | SiglipModel | None = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        feature_extractor_2: CLIPImageProcessor | SiglipImageProcessor | None = None,
+    ):
+        super().__init__()
+        if isinstance(default_candidate_labels, str):  # as `model_index.json` has them, one a line
+            default_candidate_labels = default_candidate_labels.splitlines()
+        self.register_modules(
+            unet=unet,
+            scheduler=scheduler,
+            clip_model=clip_model,
+            tokenizer=tokenizer,
+            feature_extractor=feature_extractor,
+            clip_model_2=clip_model_2,
+            tokenizer_2=tokenizer_2,
+            feature_extractor_2=feature_extractor_2,
+        )
+        self.register_to_config(
+            default_num_inference_steps=default_num_inference_steps,
+            default_strength=default_strength,
+            default_clip_guidance_scale=default_clip_guidance_scale,
+            default_range_guidance_scale=default_range_guidance_scale,
+            default_num_augmentations=default_num_augmentations,
+            default_guidance_gradient=default_guidance_gradient,
+            default_candidate_labels=default_candidate_labels,
+        )
+        self.check_components()
+        self._lpips = None
+        self._interrupt = False
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    def enable_group_offload(
+        self, onload_device: torch.device, *args, exclude_modules: str | list[str] | None = None, **kwargs
+    ) -> None:
+        """As in [`DiffusionPipeline`], but CLIP stays on `onload_device` unless `exclude_modules` says otherwise."""
+        exclude_modules = self._exclude_from_cpu_offload if exclude_modules is None else exclude_modules
+        super().enable_group_offload(onload_device, *args, exclude_modules=exclude_modules, **kwargs)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -1273,22 +1564,14 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         Raises:
             ValueError, TypeError: an argument is wrong; the message names it and says what would be right.
         """
-        config = self.config
-        num_inference_steps = (
-            config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
-        )
-        strength = config.default_strength if strength is None else strength
-        num_augmentations = config.default_num_augmentations if num_augmentations is None else num_augmentations
-        if clip_guidance_scale is None:
-            clip_guidance_scale = config.default_clip_guidance_scale
-        if range_guidance_scale is None:
-            range_guidance_scale = config.default_range_guidance_scale
+        num_inference_steps = self.setting("num_inference_steps", num_inference_steps)
+        strength = self.setting("strength", strength)
+        num_augmentations = self.setting("num_augmentations", num_augmentations)
+        clip_guidance_scale = self.setting("clip_guidance_scale", clip_guidance_scale)
+        range_guidance_scale = self.setting("range_guidance_scale", range_guidance_scale)
+        candidate_labels = self.setting("candidate_labels", candidate_labels)
         if guidance_gradient is None:
             guidance_gradient = self.gradient_left_out(match_release)
-
-        if candidate_labels is None:
-            candidate_labels = config.default_candidate_labels
-
         threshold = self.mask_threshold(soft_mask, match_release)
 
         # 1. Check
@@ -1328,91 +1611,63 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         device = self._execution_device
 
         # 2. Encode the prompts, and line up one photo, mask and prompt for each picture
-        text_embeds, weights = self.prepare_prompt(prompt, prompt_embeds)
-        negative_embeds, negative_weights = self.prepare_prompt(negative_prompt, negative_prompt_embeds)
-        rival_embeds, rival_weights = self.prepare_prompt(None, rival_prompt_embeds)
-        images = to_image_list(image, "image", 3)
-        masks = [None] if mask_image is None else to_image_list(mask_image, "mask_image", 1)
-        num_edits = max(len(text_embeds), len(images), len(masks), len(negative_embeds), len(rival_embeds))
-        batch_size = num_edits * num_images_per_prompt
-
-        def per_picture(tensor: torch.Tensor) -> torch.Tensor:
-            tensor = tensor if len(tensor) == num_edits else tensor.expand(num_edits, *tensor.shape[1:])
-            return tensor.repeat_interleave(num_images_per_prompt, dim=0)
-
-        regions = None
-        if padding_mask_crop is not None:
-            originals = [(images[i % len(images)], masks[i % len(masks)]) for i in range(num_edits)]
-            regions = [self.crop_region(mask, padding_mask_crop, threshold) for _, mask in originals]
-            images = [crop(photo, region) for (photo, _), region in zip(originals, regions, strict=True)]
-            masks = [crop(mask, region) for (_, mask), region in zip(originals, regions, strict=True)]
-        pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
-        mask = per_picture(torch.cat([self.prepare_mask(item, threshold, match_release) for item in masks]))
-        source = self.image_processor.normalize(pictures)
-        text_embeds = per_picture(text_embeds)
         label_embeds = self.encode_prompt(list(candidate_labels)) if candidate_labels else None
-        guidance = Guidance(
-            text_embeds=text_embeds,
-            weights=per_picture(weights),
-            negative_embeds=per_picture(negative_embeds),
-            negative_weights=per_picture(negative_weights),
-            rival_embeds=per_picture(rival_embeds),
-            rival_weights=rival_guidance_scale * per_picture(rival_weights),
-            image=source,
-            mask=mask,
+        pictures, originals, guidance = self.prepare_edits(
+            self.prepare_prompt(prompt, prompt_embeds),
+            self.prepare_prompt(negative_prompt, negative_prompt_embeds),
+            self.prepare_prompt(None, rival_prompt_embeds),
+            image,
+            mask_image,
+            num_images_per_prompt,
+            padding_mask_crop,
+            threshold,
+            rival_guidance_scale,
+            match_release,
             gradient=guidance_gradient,
             clip_scale=clip_guidance_scale,
             range_scale=range_guidance_scale,
             mse_scale=background_mse_scale,
             lpips_scale=background_lpips_scale,
-            match_release=match_release,
         )
-        guided = guidance.active
+        source, mask = guidance.image, guidance.mask
 
         # 3. Noise the photo to the first timestep
         timesteps = self.get_timesteps(num_inference_steps, strength, match_release, device)
         self._num_timesteps = len(timesteps)
-        generators = generators_per_image(generator, batch_size)
-        if match_release and isinstance(generator, torch.Generator):
-            generators = generator
+        generators = self.prepare_generators(generator, len(source), match_release)
         latents = self.prepare_latents(source, timesteps[0], generators, latents)
         extra_step_kwargs = self.prepare_extra_step_kwargs(generators)
-        draws_step_noise = match_release or isinstance(self.scheduler, DDPMScheduler)
-        num_warps = max(num_augmentations - 1, 0)
 
-        # 4. Denoise. The order of the draws is the released one: step noise, warps, background noise
+        # 4. Denoise
         with self.progress_bar(total=len(timesteps)) as progress_bar, self.frozen():
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
                 prev_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
-                labels = self.prepare_class_labels(class_labels, generators, batch_size)
-                step_noise = None
-                if draws_step_noise:
-                    step_noise = self.draw_noise(latents.shape, generators)
+                # draw: all that is random up to the background
+                labels, step_noise, warps = self.draw(
+                    latents.shape, generators, class_labels, num_augmentations, match_release
+                )
 
                 # estimate: x̂_0, the only forward of the UNet in this step
-                signal, noise = noise_level(self.scheduler, t)
-                with torch.set_grad_enabled(guided and guidance_gradient == "sample"):
-                    sample = latents.detach().requires_grad_(torch.is_grad_enabled())
-                    noise_pred, variance_pred = self.predict(sample, t, labels)
-                    pred_original_sample = clean_estimate(sample, noise_pred, signal, noise)
+                sample, noise_pred, variance_pred, pred_original_sample = self.estimate(
+                    latents, t, labels, differentiable=guidance.through_unet
+                )
 
-                # guide: the direction in which the estimate comes closer to the prompt. The warps are drawn in any
-                # case: what a picture draws must not depend on whether its neighbours are guided
+                # guide: the direction in which the estimate comes closer to the prompt
                 gradient = None
-                warps = uniform(generators, (batch_size, num_warps, NUM_WARP_PARAMETERS), device)
-                if guided:
+                if guidance.active:
+                    signal, noise = noise_level(self.scheduler, t)
                     gradient = self.guide(sample, pred_original_sample, signal, noise, guidance, warps)
 
                 # step: x_{t−1} of the foreground
                 latents, pred_original_sample = self.step(
-                    sample.detach(),
+                    sample,
                     t,
                     prev_t,
-                    noise_pred.detach(),
-                    None if variance_pred is None else variance_pred.detach(),
-                    pred_original_sample.detach(),
+                    noise_pred,
+                    variance_pred,
+                    pred_original_sample,
                     gradient,
                     step_noise,
                     extra_step_kwargs,
@@ -1435,48 +1690,581 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
         # 5. Paste the photo back outside the mask, and rank
         result = pred_original_sample if match_release or self.interrupt else latents
-        edited = self.image_processor.denormalize(result)
-        # the released editor does not paste in local CLIP-guided diffusion
-        pasting = enforce_background and (blend or not match_release)
-        if pasting:
-            edited = paste(pictures, edited, mask)
-        if ranking == "region" or match_release:
-            clip_distances = self.clip_distance(edited, mask, text_embeds, match_release)
-        else:
-            clip_distances = self.surroundings_distance(edited, mask, text_embeds, label_embeds)
-        order = clip_distances.view(num_edits, num_images_per_prompt).argsort(dim=1)
-        order = (order + num_images_per_prompt * torch.arange(num_edits, device=device)[:, None]).flatten().tolist()
+        pasting = self.is_pasting(enforce_background, blend, match_release)
+        edited = self.paste_back(result, pictures, mask, pasting)
+        clip_distances, order = self.rank(
+            edited, mask, guidance.text_embeds, label_embeds, num_images_per_prompt, ranking, match_release
+        )
 
         # 6. Return the pictures at their own size
-        if output_type == "latent":
-            outputs = result
-        elif regions is None:
-            outputs = self.image_processor.postprocess(edited, output_type)
-        else:
-            outputs = []
-            for index, picture in enumerate(edited):
-                edit = index // num_images_per_prompt
-                photo = self.uncrop(picture, *originals[edit], regions[edit], pasting, threshold)
-                outputs.extend(self.image_processor.postprocess(photo, output_type))
-            outputs = {"pil": list, "np": np.stack, "pt": torch.stack}[output_type](outputs)
+        outputs = result
+        if output_type != "latent":
+            outputs = self.finish(edited, originals, pasting, threshold, output_type)
         self.maybe_free_model_hooks()
 
         if not return_dict:
-            return outputs, clip_distances.tolist(), order
-        return BlendedDiffusionPipelineOutput(images=outputs, clip_distances=clip_distances.tolist(), ranking=order)
+            return outputs, clip_distances, order
+        return BlendedDiffusionPipelineOutput(images=outputs, clip_distances=clip_distances, ranking=order)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Saving
     # -----------------------------------------------------------------------------------------------------------------
 
+    # read now: diffusers keeps its copies of all versions of this file under one name
+    _source = Path(__file__).read_bytes()
+
     def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs) -> None:
-        """Writes `model_index.json` and this source file beside it, so that the saved folder loads by itself."""
+        """Writes `model_index.json` and beside it what makes a saved folder complete: this source file and a card.
+
+        The file is there twice: under the name that `_class_name` in `model_index.json` gives, and as the
+        `pipeline.py` that diffusers looks for where `custom_pipeline` is a folder or a Hub id.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        module, source = self.source_file()
+        for name in (f"{module}.py", "pipeline.py"):
+            (folder / name).unlink(missing_ok=True)  # a link leads to somebody's source
+            (folder / name).write_bytes(source)
+        for path in folder.glob("*/config.json"):  # a network's says where on this machine it was loaded from
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if config.pop("_name_or_path", None) is not None:
+                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if not (folder / "README.md").exists():
+            self.write_model_card(folder)
+        self._card = (folder / "README.md").read_bytes()
+        if type(self) is __class__:
+            BlendedDiffusionBlocks().save_config(folder)
+            self.write_modular_index(folder, None)
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
-        source = Path(inspect.getfile(type(self)))
-        copy = Path(save_directory) / source.name
-        if not copy.exists() or not copy.samefile(source):
-            shutil.copyfile(source, copy)
-        index = Path(save_directory) / self.config_name
-        config = json.loads(index.read_text())
-        config["_class_name"] = [source.stem, type(self).__name__]
-        index.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+    def write_modular_index(self, folder: Path, repo_id: str | None) -> None:
+        """Writes `modular_model_index.json`: what a [`ModularPipeline`] loads, from `repo_id` or its own folder."""
+        index = {"_class_name": ModularPipeline.__name__, "_blocks_class_name": BlendedDiffusionBlocks.__name__}
+        for name, value in json.loads(self.to_json_string()).items():
+            if name == "_diffusers_version" or name.startswith("default_"):
+                index[name] = value
+            elif name in self.components and value[0] is not None:
+                origin = {"pretrained_model_name_or_path": repo_id, "subfolder": name}
+                index[name] = [*value, {"type_hint": value, **origin, "variant": None, "revision": None}]
+        content = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / ModularPipeline.config_name).write_text(content, encoding="utf-8")
+
+    def to_json_file(self, json_file_path: str | Path) -> None:
+        """Writes `model_index.json`, with `_class_name` as `[module, class]`."""
+        config = json.loads(self.to_json_string())
+        config["_class_name"] = [self.source_file()[0], type(self).__name__]
+        config.pop("_name_or_path", None)
+        if config["default_candidate_labels"] is not None:  # on the Hub diffusers takes any other list for a component
+            config["default_candidate_labels"] = "\n".join(config["default_candidate_labels"])
+        Path(json_file_path).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def source_file(self) -> tuple[str, bytes]:
+        """The module's name and content that this class is saved as; those of a subclass are its own file's."""
+        if type(self) is __class__:
+            return "pipeline_blended_diffusion", self._source
+        path = Path(inspect.getfile(type(self)))
+        return path.stem, path.read_bytes()
+
+    def write_model_card(self, folder: Path) -> None:
+        """Writes `README.md`: the card of the folder this was loaded from, with its pictures, or else a plain one."""
+        origin = Path(self.name_or_path or "")
+        if self.name_or_path and (origin / "README.md").is_file():
+            card = (origin / "README.md").read_text(encoding="utf-8")
+            for picture in re.findall(r"(?<![\w./-])(?:\w[\w-]*/)*\w[\w-]*\.(?:jpe?g|png|webp)", card):
+                if (origin / picture).is_file():
+                    (folder / picture).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(origin / picture, folder / picture)
+        else:
+            parts = {name: part for name, part in self.components.items() if part is not None}
+            networks = (self.unet, self.clip_model)
+            origins = {str(self.name_or_path or getattr(part.config, "_name_or_path", "")) for part in networks}
+            on_hub = [name for name in origins if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()]
+            data = ModelCardData(
+                base_model=sorted(on_hub) or None,
+                library_name="diffusers",
+                pipeline_tag="image-to-image",
+                tags=["blended-diffusion", "image-editing", "inpainting", "clip", "arxiv:2111.14818"],
+            )
+            defaults = {name: value for name, value in self.config.items() if name.startswith("default_")}
+            card = MODEL_CARD.format(
+                metadata=data.to_yaml(),
+                size="×".join(map(str, self.sample_size[::-1])),
+                parts="\n".join(f"| `{name}` | `{type(part).__name__}` |" for name, part in parts.items()),
+                defaults="\n".join(f"| `{name}` | `{value}` |" for name, value in sorted(defaults.items())),
+            )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _upload_folder(self, working_dir: str | Path, repo_id: str, token: str | None = None, **kwargs) -> str:
+        # diffusers has just put the repository's card into the folder or, if it has none, an empty form
+        if not file_exists(repo_id, "README.md", token=token):
+            (Path(working_dir) / "README.md").write_bytes(self._card)
+        if type(self) is __class__:
+            self.write_modular_index(Path(working_dir), repo_id)
+        return super()._upload_folder(working_dir, repo_id, token=token, **kwargs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same method as blocks of Modular Diffusers. Each calls the steps above; what is written there is not said again.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ModularSteps(BlendedDiffusionSteps):
+    """The steps of the method on the components and the config of a [`ModularPipeline`]; copies and keeps nothing.
+
+    Raises:
+        ValueError: a step needs a component that was not loaded.
+    """
+
+    def __init__(self, pipeline: ModularPipeline):
+        self._pipeline = pipeline
+
+    def __getattr__(self, name: str):
+        value = getattr(self._pipeline, name)
+        if value is None and name in set(self._pipeline.component_names) - set(self._optional_components):
+            raise ValueError(f"`{name}` is not loaded: call `load_components()`, or `update_components({name}=…)`.")
+        return value
+
+    @property
+    def _lpips(self) -> torch.nn.Module | None:
+        return getattr(self._pipeline, "_lpips", None)
+
+    @_lpips.setter
+    def _lpips(self, module: torch.nn.Module) -> None:
+        self._pipeline._lpips = module
+
+
+# what blocks hand to each other: the type, and what it is
+INTERMEDIATES = {
+    "prompt_embeds": (torch.Tensor, "CLIP's embeddings of the prompts, `(N, D)`."),
+    "prompt_weights": (torch.Tensor, "0 for an empty prompt, which does not guide, else 1; `(N,)`."),
+    "negative_prompt_embeds": (torch.Tensor, "CLIP's embeddings of what to stay away from, `(N, D)`."),
+    "negative_prompt_weights": (torch.Tensor, "0 where there is nothing to stay away from, else 1; `(N,)`."),
+    "label_embeds": (torch.Tensor, "CLIP's embeddings of the candidate labels, `(L, D)`."),
+    "pictures": (torch.Tensor, "The photos at the UNet's size, `(B, 3, H, W)`, in [0, 1]."),
+    "source": (torch.Tensor, "The same in [−1, 1]."),
+    "mask": (torch.Tensor, "The masks at the UNet's size, `(B, 1, H, W)`, 1 = edit."),
+    "originals": (list, "With `padding_mask_crop` for each edit the photo, the mask and the region cropped."),
+    "guidance": (Guidance, "What the guidance is made of, one row for each picture."),
+    "timesteps": (torch.Tensor, "The timesteps to take, first to last."),
+    "generators": (list, "A generator for each picture."),
+    "latents": (torch.Tensor, "The sample x_t, `(B, 3, H, W)`."),
+    "pred_original_sample": (torch.Tensor, "The clean estimate x̂_0, `(B, 3, H, W)`."),
+    "images": (list, "The edited pictures in the order they were made, as `output_type` says."),
+    "clip_distances": (list, "For every picture the distance to its prompt by which it is ranked; lower is better."),
+    "ranking": (list, "Indices into `images`, best first, prompt by prompt."),
+}
+
+# what checkpoints have values of their own for
+SETTINGS = ("num_inference_steps", "strength", "num_augmentations", "clip_guidance_scale", "range_guidance_scale")
+
+
+class BlendedDiffusionStep(ModularPipelineBlocks):
+    """A block of the method; what it declares is named in class attributes.
+
+    Attributes:
+        components: names of components; `"clips"` are those of the one or two CLIPs.
+        defaults: settings of which it uses the checkpoint's own value.
+        arguments: of [`BlendedDiffusionPipeline.__call__`], which says their types, defaults and meaning.
+        needs, takes, makes: [`INTERMEDIATES`] that it must have, can have, and makes.
+    """
+
+    model_name = "blended-diffusion"
+    components: tuple[str, ...] = ()
+    defaults: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return component_specs(*self.components)
+
+    @property
+    def expected_configs(self) -> list[ConfigSpec]:
+        parameters = inspect.signature(BlendedDiffusionPipeline.__init__).parameters
+        return [ConfigSpec(f"default_{name}", parameters[f"default_{name}"].default) for name in self.defaults]
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        inputs = state_inputs(*self.needs) + state_inputs(*self.takes, required=False)
+        return inputs + [call_input(name) for name in self.arguments]
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return state_outputs(*self.makes)
+
+    @torch.no_grad()
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        block_state = self.get_block_state(state)
+        self.run(ModularSteps(components), block_state)
+        self.set_block_state(state, block_state)
+        return components, state
+
+    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+        """Adds what the block makes to `block_state`, which has its inputs."""
+        raise NotImplementedError
+
+
+def state_inputs(*names: str, required: bool = True) -> list[InputParam]:
+    return [InputParam(name, hint, None, required, said) for name in names for hint, said in [INTERMEDIATES[name]]]
+
+
+def state_outputs(*names: str) -> list[OutputParam]:
+    return [OutputParam(name, *INTERMEDIATES[name]) for name in names]
+
+
+@functools.cache
+def call_meanings() -> dict[str, str]:
+    """What the docstring of [`BlendedDiffusionPipeline.__call__`] says of each argument."""
+    text = BlendedDiffusionPipeline.__call__.__doc__
+    entries = re.findall(r"^( +)(\w[\w, ]*) \(.*\):\n((?:\1    .*\n)+)", text, re.MULTILINE)
+    return {name: " ".join(said.split()) for _, names, said in entries for name in names.split(", ")}
+
+
+def call_input(name: str) -> InputParam:
+    parameter = inspect.signature(BlendedDiffusionPipeline.__call__).parameters[name]
+    return InputParam(
+        "rank_by" if name == "ranking" else name,  # a state has only one `ranking`: the result
+        parameter.annotation,
+        parameter.default,
+        required=name in ("prompt", "image"),
+        description=call_meanings()[name],
+    )
+
+
+def component_specs(*names: str) -> list[ComponentSpec]:
+    clip = {"clip_model": CLIPModel, "tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}
+    classes = {"unet": UNet2DModel, "scheduler": DDPMScheduler}
+    specs = [ComponentSpec(name, classes[name]) for name in names if name in classes]
+    if "clips" in names:
+        specs += [ComponentSpec(name + which, hint) for which in ("", "_2") for name, hint in clip.items()]
+    return specs
+
+
+class BlendedDiffusionTextEncoderStep(BlendedDiffusionStep):
+    """Words → embeddings."""
+
+    description = "Encodes the prompts, and the labels that results could be taken for, with CLIP."
+    components = ("clips",)
+    defaults = ("candidate_labels",)
+    arguments = ("prompt", "negative_prompt", "candidate_labels")
+    makes = ("prompt_embeds", "prompt_weights", "negative_prompt_embeds", "negative_prompt_weights", "label_embeds")
+
+    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+        for name in ("prompt", "negative_prompt"):
+            words = block_state[name]
+            steps.check_prompt(name, words, None)
+            block_state[f"{name}_embeds"], block_state[f"{name}_weights"] = steps.prepare_prompt(words, None)
+        labels = steps.setting("candidate_labels", block_state.candidate_labels)
+        block_state.label_embeds = steps.encode_prompt(list(labels)) if labels else None
+
+
+class BlendedDiffusionInputStep(BlendedDiffusionStep):
+    """What the call says → one row for each picture."""
+
+    description = (
+        "Checks what the call says, fills in the checkpoint's own settings, and lines up one photo, mask and prompt"
+        " for each picture at the UNet's size. Where no block before it encodes words, it takes embeddings."
+    )
+    components = ("unet", "scheduler", "clips")
+    defaults = (*SETTINGS, "guidance_gradient")
+    needs = ("prompt_embeds",)
+    takes = ("prompt_weights", "negative_prompt_embeds", "negative_prompt_weights")
+    arguments = (
+        "image",
+        "mask_image",
+        *SETTINGS,
+        "num_images_per_prompt",
+        "guidance_gradient",
+        "background_mse_scale",
+        "background_lpips_scale",
+        "match_release",
+        "padding_mask_crop",
+        "class_labels",
+        "generator",
+        "latents",
+        "output_type",
+        "soft_mask",
+        "ranking",
+        "rival_prompt_embeds",
+        "rival_guidance_scale",
+        "candidate_labels",
+    )
+    makes = ("pictures", "source", "mask", "originals", "guidance")
+
+    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+        for name in SETTINGS:
+            block_state[name] = steps.setting(name, block_state[name])
+        if block_state.guidance_gradient is None:
+            block_state.guidance_gradient = steps.gradient_left_out(block_state.match_release)
+        threshold = steps.mask_threshold(block_state.soft_mask, block_state.match_release)
+        steps.check_components()
+        given = block_state.as_dict()
+        given["ranking"], given["mask_threshold"] = block_state.rank_by, threshold
+        given["scales"] = {name: value for name, value in given.items() if name.endswith("_scale")}
+        steps.check_inputs(**{name: given.get(name) for name in inspect.signature(steps.check_inputs).parameters})
+
+        def prompts(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+            embeds, weights = steps.prepare_prompt(None, block_state[f"{name}_embeds"])
+            known = block_state[f"{name}_weights"]
+            return embeds, weights if known is None else known
+
+        block_state.pictures, block_state.originals, block_state.guidance = steps.prepare_edits(
+            prompts("prompt"),
+            prompts("negative_prompt"),
+            prompts("rival_prompt"),
+            block_state.image,
+            block_state.mask_image,
+            block_state.num_images_per_prompt,
+            block_state.padding_mask_crop,
+            threshold,
+            block_state.rival_guidance_scale,
+            block_state.match_release,
+            gradient=block_state.guidance_gradient,
+            clip_scale=block_state.clip_guidance_scale,
+            range_scale=block_state.range_guidance_scale,
+            mse_scale=block_state.background_mse_scale,
+            lpips_scale=block_state.background_lpips_scale,
+        )
+        block_state.source, block_state.mask = block_state.guidance.image, block_state.guidance.mask
+
+
+class BlendedDiffusionPrepareLatentsStep(BlendedDiffusionStep):
+    """The photo → the photo noised to the first timestep."""
+
+    description = "Says which timesteps to take, and noises the photo to the first of them."
+    components = ("scheduler", "unet")
+    defaults = ("num_inference_steps", "strength")
+    needs = ("source",)
+    arguments = ("num_inference_steps", "strength", "match_release", "generator", "latents")
+    makes = ("timesteps", "generators", "latents")
+
+    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+        source, match_release = block_state.source, block_state.match_release
+        block_state.timesteps = steps.get_timesteps(
+            steps.setting("num_inference_steps", block_state.num_inference_steps),
+            steps.setting("strength", block_state.strength),
+            match_release,
+            source.device,
+        )
+        block_state.generators = steps.prepare_generators(block_state.generator, len(source), match_release)
+        block_state.latents = steps.prepare_latents(
+            source, block_state.timesteps[0], block_state.generators, block_state.latents
+        )
+
+
+class BlendedDiffusionLoopStep(BlendedDiffusionStep):
+    """A block within the loop. What it adds to `block_state` besides what it `makes` is gone when the loop ends."""
+
+    @torch.no_grad()
+    def __call__(
+        self, components: ModularPipeline, block_state: BlockState, i: int, t: torch.Tensor
+    ) -> tuple[ModularPipeline, BlockState]:
+        self.run(ModularSteps(components), block_state, t)
+        return components, block_state
+
+    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+        raise NotImplementedError
+
+
+class BlendedDiffusionLoopDraw(BlendedDiffusionLoopStep):
+    description = "Draws the step's noise `step_noise`, CLIP's `warps`, and the `labels` of a class-conditional UNet."
+    components = ("scheduler", "unet")
+    defaults = ("num_augmentations",)
+    needs = ("latents", "generators")
+    arguments = ("class_labels", "num_augmentations", "match_release")
+
+    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+        block_state.labels, block_state.step_noise, block_state.warps = steps.draw(
+            block_state.latents.shape,
+            block_state.generators,
+            block_state.class_labels,
+            steps.setting("num_augmentations", block_state.num_augmentations),
+            block_state.match_release,
+        )
+
+
+class BlendedDiffusionLoopEstimate(BlendedDiffusionLoopStep):
+    description = (
+        "Runs the UNet on `sample`, x_t, and makes the clean estimate `pred_original_sample` of its `noise_pred`;"
+        " `variance_pred` is the variance if it learned one."
+    )
+    components = ("unet", "scheduler")
+    needs = ("latents", "guidance")
+
+    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+        block_state.sample, block_state.noise_pred, block_state.variance_pred, block_state.pred_original_sample = (
+            steps.estimate(block_state.latents, t, block_state.labels, block_state.guidance.through_unet)
+        )
+        block_state.gradient = None
+
+
+class BlendedDiffusionLoopGuide(BlendedDiffusionLoopStep):
+    description = "Finds the `gradient` along which the estimate comes closer to the prompt."
+    components = ("scheduler", "clips")
+    needs = ("guidance", "mask")
+
+    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+        guidance = block_state.guidance
+        guidance.mask = block_state.mask
+        if guidance.active:
+            signal, noise = noise_level(steps.scheduler, t)
+            block_state.gradient = steps.guide(
+                block_state.sample, block_state.pred_original_sample, signal, noise, guidance, block_state.warps
+            )
+
+
+class BlendedDiffusionLoopReverse(BlendedDiffusionLoopStep):
+    description = "Steps from `sample` to the next timestep's `latents`, along `gradient` unless that is `None`."
+    components = ("scheduler",)
+    needs = ("generators",)
+    makes = ("latents", "pred_original_sample")
+
+    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+        block_state.latents, block_state.pred_original_sample = steps.step(
+            block_state.sample,
+            t,
+            block_state.prev_t,
+            block_state.noise_pred,
+            block_state.variance_pred,
+            block_state.pred_original_sample,
+            block_state.gradient,
+            block_state.step_noise,
+            steps.prepare_extra_step_kwargs(block_state.generators),
+        )
+
+
+class BlendedDiffusionLoopBlend(BlendedDiffusionLoopStep):
+    description = "Blends the photo, noised to the same level, into `latents` outside the mask."
+    components = ("scheduler", "unet")
+    needs = ("source", "mask", "generators")
+    arguments = ("blend", "match_release")
+    makes = ("latents",)
+
+    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+        if block_state.blend:
+            background = steps.noised_background(
+                block_state.source, t, block_state.prev_t, block_state.generators, block_state.match_release
+            )
+            block_state.latents = composite(block_state.latents, background, block_state.mask)
+
+
+class BlendedDiffusionDenoiseStep(LoopSequentialPipelineBlocks):
+    """The loop of Algorithm 2."""
+
+    model_name = "blended-diffusion"
+    description = (
+        "Denoises step by step (Algorithm 2). Its blocks are called as `block(components, block_state, i, t)`;"
+        " `block_state.prev_t` is the timestep after t, `None` in the last step."
+    )
+    block_classes = [
+        BlendedDiffusionLoopDraw,
+        BlendedDiffusionLoopEstimate,
+        BlendedDiffusionLoopGuide,
+        BlendedDiffusionLoopReverse,
+        BlendedDiffusionLoopBlend,
+    ]
+    block_names = ["draw", "estimate", "guide", "step", "blend"]
+
+    @property
+    def loop_expected_components(self) -> list[ComponentSpec]:
+        return component_specs("unet", "clips")
+
+    @property
+    def loop_inputs(self) -> list[InputParam]:
+        return state_inputs("timesteps")
+
+    @torch.no_grad()
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        block_state = self.get_block_state(state)
+        timesteps = block_state.timesteps
+        with self.progress_bar(total=len(timesteps)) as progress_bar, ModularSteps(components).frozen():
+            for i, t in enumerate(timesteps):
+                block_state.prev_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
+                components, block_state = self.loop_step(components, block_state, i=i, t=t)
+                progress_bar.update()
+        self.set_block_state(state, block_state)
+        return components, state
+
+
+class BlendedDiffusionDecodeStep(BlendedDiffusionStep):
+    """The last sample → ranked pictures."""
+
+    description = "Pastes the photo back outside the mask, ranks the results, and gives them at their own size."
+    components = ("clips",)
+    needs = ("latents", "pred_original_sample", "pictures", "mask", "guidance")
+    takes = ("originals", "label_embeds")
+    arguments = (
+        "num_images_per_prompt",
+        "enforce_background",
+        "blend",
+        "match_release",
+        "soft_mask",
+        "ranking",
+        "output_type",
+    )
+    makes = ("images", "clip_distances", "ranking")
+
+    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+        mask, match_release = block_state.mask, block_state.match_release
+        result = block_state.pred_original_sample if match_release else block_state.latents
+        pasting = steps.is_pasting(block_state.enforce_background, block_state.blend, match_release)
+        edited = steps.paste_back(result, block_state.pictures, mask, pasting)
+        block_state.clip_distances, block_state.ranking = steps.rank(
+            edited,
+            mask,
+            block_state.guidance.text_embeds,
+            block_state.label_embeds,
+            block_state.num_images_per_prompt,
+            block_state.rank_by,
+            match_release,
+        )
+        block_state.images = result
+        if block_state.output_type != "latent":
+            threshold = steps.mask_threshold(block_state.soft_mask, match_release)
+            block_state.images = steps.finish(
+                edited, block_state.originals, pasting, threshold, block_state.output_type
+            )
+
+
+class BlendedDiffusionBlocks(SequentialPipelineBlocks):
+    """[`BlendedDiffusionPipeline`] in blocks, which can be taken out, replaced and added to.
+
+    Arguments and results are the pipeline's, with three exceptions: its argument `ranking` is `rank_by` here, as the
+    result has that name; embeddings take the text encoder's place; a block in the loop does what a callback does.
+    """
+
+    model_name = "blended-diffusion"
+    description = "Edits a region of a photo with words: Blended Diffusion (https://arxiv.org/abs/2111.14818)."
+    block_classes = [
+        BlendedDiffusionTextEncoderStep,
+        BlendedDiffusionInputStep,
+        BlendedDiffusionPrepareLatentsStep,
+        BlendedDiffusionDenoiseStep,
+        BlendedDiffusionDecodeStep,
+    ]
+    block_names = ["text_encoder", "input", "prepare_latents", "denoise", "decode"]
+
+    @property
+    def outputs(self) -> list[OutputParam]:
+        return state_outputs("images", "clip_distances", "ranking")
+
+    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes `modular_config.json` and, unless this is a subclass, the source file that it names."""
+        if type(self) is __class__:
+            module, source = "pipeline_blended_diffusion", BlendedDiffusionPipeline._source
+            self.register_to_config(auto_map={"ModularPipelineBlocks": f"{module}.{__class__.__name__}"})
+            file = Path(save_directory) / f"{module}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)  # a link leads to somebody's source
+            file.write_bytes(source)
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+# diffusers runs every version of this file that it loads in the module of one name, where functions would find the
+# names of the latest: give it a copy, so that the pipelines of an earlier version keep theirs
+if __name__.startswith("diffusers_modules."):
+    _copy = types.ModuleType(__name__)
+    vars(_copy).update(globals())
+    sys.modules[__name__] = _copy
