@@ -7,14 +7,17 @@ What belongs here finds and loads weights. No code from a model's folder or repo
 import hashlib
 import inspect
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
 import torch
+import transformers
 from diffusers import SchedulerMixin, UNet2DModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
@@ -26,8 +29,13 @@ BUNDLED = "bundled"
 CLIP = {"clip_model": CLIPModel, "tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}
 PARTS = {"unet": UNet2DModel, **CLIP, "scheduler": SchedulerMixin}
 SECOND_CLIP = {f"{part}_2": stock_class for part, stock_class in CLIP.items()}  # not every model has one
+SIGLIP = {
+    "clip_model": ["SiglipModel"],
+    "tokenizer": ["SiglipTokenizer", "Siglip2Tokenizer", "GemmaTokenizer"],
+    "feature_extractor": ["SiglipImageProcessor"],
+}
 NETWORKS = ("unet", "clip_model", "clip_model_2")
-VOCABULARIES = ("tokenizer.json", "vocab.json")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 @dataclass(frozen=True)
@@ -63,16 +71,17 @@ def load_model(name: str = BUNDLED, dtype: torch.dtype = torch.float32, argument
     """
     folder = _find_folder(name, argument)
     index = _read_index(folder, name, argument)
+    sha256 = _hash(folder, name, argument)
     parts = {}
-    for part, stock_class in _parts_of(index).items():
-        if part == "scheduler":
-            stock_class = getattr(diffusers, index[part][1])
+    for part in _parts_of(index):
+        library = transformers if part.removesuffix("_2") in CLIP else diffusers
+        stock_class = getattr(library, index[part][1])
         options = {"torch_dtype" if part == "unet" else "dtype": dtype} if part in NETWORKS else {}
         if part in NETWORKS:
             options["use_safetensors"] = True  # never a pickle
         try:
             # transformers would make an empty tokenizer of an empty folder
-            if stock_class is CLIPTokenizer and not any((folder / part / name).is_file() for name in VOCABULARIES):
+            if part.startswith("tokenizer") and not any((folder / part / name).is_file() for name in VOCABULARIES):
                 raise FileNotFoundError("it has no vocabulary")
             parts[part] = stock_class.from_pretrained(folder, subfolder=part, **options)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -89,7 +98,7 @@ def load_model(name: str = BUNDLED, dtype: torch.dtype = torch.float32, argument
         name = BUNDLED
     elif Path(name).is_dir():
         name = str(folder)
-    return Model(pipe, name, _hash(folder))
+    return Model(pipe, name, sha256)
 
 
 def _find_folder(name: str, argument: str) -> Path:
@@ -104,11 +113,15 @@ def _find_folder(name: str, argument: str) -> Path:
             " guided-diffusion checkpoint)."
         )
     try:
-        parts = [f"{part}/*.{ending}" for part in (*PARTS, *SECOND_CLIP) for ending in ("json", "safetensors", "txt")]
+        parts = [
+            f"{part}/*.{ending}"
+            for part in (*PARTS, *SECOND_CLIP)
+            for ending in ("json", "safetensors", "txt", "model")
+        ]
         return Path(snapshot_download(name, allow_patterns=["model_index.json", *parts]))
     except HFValidationError:
         raise ValueError(f"{argument} {name!r} is neither a folder nor a Hub id such as 'owner/name'.") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx.TransportError) as error:
         raise ValueError(
             f"{argument} {name!r} is no folder here, and the Hugging Face Hub did not give it"
             f" ({_first_line(error)}); give {BUNDLED!r}, a folder or a Hub id."
@@ -127,7 +140,7 @@ def _read_index(folder: Path, name: str, argument: str) -> dict:
     for part, stock_class in _parts_of(index).items():
         entry = index.get(part) if isinstance(index, dict) else None
         found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        suits = found == stock_class.__name__
+        suits = found in [stock_class.__name__, *SIGLIP.get(part.removesuffix("_2"), [])]
         if part == "scheduler":
             found_class = getattr(diffusers, str(found), None)
             suits = isinstance(found_class, type) and issubclass(found_class, SchedulerMixin)
@@ -145,12 +158,27 @@ def _parts_of(index: dict) -> dict[str, type]:
     return {**PARTS, **SECOND_CLIP} if has_second else PARTS
 
 
-def _hash(folder: Path) -> str:
+def _hash(folder: Path, name: str, argument: str) -> str:
+    """The sha256 of all weights; those from the Hub are compared with what the Hub said of them.
+
+    Over plain HTTP a download is checked for its size alone. In the cache it is a link to a file that is called by the
+    sha256 which the Hub announced.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for part in NETWORKS for path in (folder / part).glob("*.safetensors")):
+        announced = path.readlink().name if path.is_symlink() else ""
+        own = hashlib.sha256()
+        checked = re.fullmatch("[0-9a-f]{64}", announced)
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
+                if checked:
+                    own.update(block)
+        if checked and own.hexdigest() != announced:
+            raise ValueError(
+                f"{argument} {name!r} has a damaged file {path.parent.name}/{path.name}: its sha256 is not the one"
+                f" that the Hub gave; delete {path.resolve()} and it is downloaded again."
+            )
     return digest.hexdigest()
 
 

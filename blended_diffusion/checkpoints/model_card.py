@@ -73,7 +73,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import load_image
 
 folder = "path/to/this/folder"
-pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True{dtype})
+pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True{dtype})
 result = pipe(
     "a red rose",
     image=load_image("photo.png"),

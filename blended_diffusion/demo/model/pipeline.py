@@ -1,0 +1,1 @@
+../../../pipeline_blended_diffusion.py
