@@ -220,7 +220,8 @@ def test_script(tmp_path, checkpoint, clip):
     """As a person runs it."""
     command = [sys.executable, "convert_checkpoint.py", checkpoint, "--output", tmp_path / "x", "--clip", clip, *FLAGS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == f"Wrote {tmp_path / 'x'}\n"
+    # older tokenizers remark on the tiny vocabulary first
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"Wrote {tmp_path / 'x'}"
     assert (tmp_path / "x" / "model_index.json").exists()
 
 
@@ -473,6 +474,6 @@ def test_memory_stays_near_the_checkpoints_size(tmp_path, checkpoint, clip):
     command += [argument for run in runs for argument in run]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for (path, kind), peak in zip(runs, json.loads(done.stdout), strict=True):
+    for (path, kind), peak in zip(runs, json.loads(done.stdout.splitlines()[-1]), strict=True):
         print(f"{path.name} {kind}: {peak / size:.2f}")
         assert peak <= 1.3 * size
