@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import json
+import math
 import numbers
 import re
 import shutil
@@ -226,6 +227,13 @@ def background_mse(estimate: torch.Tensor, source: torch.Tensor) -> torch.Tensor
     return (estimate - source).square().mean(dim=(1, 2, 3))
 
 
+# fp16 goes from 2⁻²⁴ to 2¹⁶. Losses that were brought to 2¹² before the backward pass leave gradients room on both
+# sides; a gradient that overflows nevertheless is tried again from 2⁴, 2⁻⁴ and 2⁻¹².
+FP16_LOSS_EXPONENT = 12
+FP16_BACKOFF_EXPONENT = 8
+FP16_ATTEMPTS = 4
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Extending augmentations: CLIP sees warped copies, so that changing a few pixels to fool it stops paying.
 # The ranges are the released editor's: rotation ±15°, shift ±10 %, perspective 0.7, each with probability 0.7.
@@ -267,6 +275,44 @@ def warp(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
     matrix = get_perspective_transform(corners, corners + inwards * distance)
     tilted = warp_perspective(images, matrix, (height, width), align_corners=True)
     return torch.where((parameters[:, 4] < WARP_PROBABILITY).view(-1, 1, 1, 1), tilted, images)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory: what a gradient goes through is held until it has; where that is too much, it is computed once more instead.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def recomputed(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """`function(*inputs)`, of which only the inputs are kept for their gradient (Chen et al. 2016, arXiv:1604.06174).
+
+    Weights have no gradient here. Unlike torch's own checkpointing this bears with weights that offloading or
+    layerwise casting takes from a network as soon as it has been computed.
+    """
+    return _Recomputed.apply(function, *inputs)
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, function, *inputs):
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        needed = ctx.needs_input_grad[1:]
+        with torch.enable_grad(), keeping_weights():
+            pairs = zip(ctx.saved_tensors, needed, strict=True)
+            inputs = [tensor.detach().requires_grad_(wanted) for tensor, wanted in pairs]
+            output = ctx.function(*inputs)
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        found = iter(torch.autograd.grad(output, wanted, gradient))
+        return None, *(next(found) if one else None for one in needed)
+
+
+def keeping_weights() -> torch.autograd.graph.saved_tensors_hooks:
+    """Autograd keeps the weights as they are in the forward pass."""
+    return torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -433,10 +479,13 @@ class Guidance:
     lpips_scale: float
     match_release: bool
 
+    @property
+    def largest_scale(self) -> float:
+        return max(self.clip_scale, self.range_scale, self.mse_scale, self.lpips_scale)
+
     @functools.cached_property
     def active(self) -> bool:
-        scales = (self.clip_scale, self.range_scale, self.mse_scale, self.lpips_scale)
-        return any(scales) and bool(self.weights.any())
+        return self.largest_scale > 0 and bool(self.weights.any())
 
     @property
     def through_unet(self) -> bool:
@@ -469,11 +518,16 @@ class BlendedDiffusionSteps:
     """The steps of the method, each of which needs only the components, their `config` and a device to run on.
 
     [`BlendedDiffusionPipeline`] has them for methods, and the modular blocks call the very same.
+
+    Attributes:
+        clip_chunk_size (`int`, *optional*): how many pictures CLIP looks at together, where memory is short; all if
+            left out. The gradient is the same, and each chunk computed twice for it.
     """
 
     _optional_components = ["clip_model_2", "tokenizer_2", "feature_extractor_2"]
     _callback_tensor_inputs = ["latents", "pred_original_sample", "mask"]
     image_processor = VaeImageProcessor(vae_scale_factor=1, do_normalize=False)
+    clip_chunk_size: int | None = None
 
     # -----------------------------------------------------------------------------------------------------------------
     # Checks
@@ -1001,7 +1055,9 @@ class BlendedDiffusionSteps:
             sample = latents.detach().requires_grad_(differentiable)
             noise_pred, variance_pred = self.predict(sample, timestep, class_labels)
             pred_original_sample = clean_estimate(sample, noise_pred, *noise_level(self.scheduler, timestep))
-        return sample, noise_pred, variance_pred, pred_original_sample
+        # the graph goes when its only holder, the estimate, is replaced
+        variance_pred = None if variance_pred is None else variance_pred.detach()
+        return sample, noise_pred.detach(), variance_pred, pred_original_sample
 
     def predict(
         self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None
@@ -1019,6 +1075,9 @@ class BlendedDiffusionSteps:
             images (`torch.Tensor` of shape `(N, 3, S, S)`): in [0, 1], S being [`BlendedDiffusionPipeline.clip_size`].
             normalize (`bool`): bring the colours to the mean and standard deviation that CLIP expects.
         """
+        if self.clip_chunk_size is not None and len(images) > self.clip_chunk_size:
+            embed = functools.partial(self.clip_embed, normalize=normalize)
+            return torch.cat([recomputed(embed, chunk) for chunk in images.split(self.clip_chunk_size)])
         embeds = []
         for model, _, feature_extractor in self.clips:
             pixel_values = F.adaptive_avg_pool2d(images, model.config.vision_config.image_size)
@@ -1102,15 +1161,52 @@ class BlendedDiffusionSteps:
             for name, parameter in network.named_parameters()
             if parameter.requires_grad
         ]
+        blocks = [module for module in self.unet.modules() if getattr(module, "gradient_checkpointing", False)]
+        hooks = [block._diffusers_hook.hooks for block in blocks if hasattr(block, "_diffusers_hook")]
+        if any("group_offloading" in own for own in hooks):
+            raise ValueError(
+                "`unet` is offloaded by whole blocks, of which gradient checkpointing computes parts; use"
+                ' `offload_type="leaf_level"`, or `unet.disable_gradient_checkpointing()`.'
+            )
+        functions = [block._gradient_checkpointing_func for block in blocks]
         # by name: sequential offloading puts others in their place
         for network, name in trainable:
             network.get_parameter(name).requires_grad_(False)
+        for block in blocks:
+            block._gradient_checkpointing_func = recomputed
         try:
-            with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor):
+            with keeping_weights():
                 yield
         finally:
+            for block, function in zip(blocks, functions, strict=True):
+                block._gradient_checkpointing_func = function
             for network, name in trainable:
                 network.get_parameter(name).requires_grad_(True)
+
+    def loss_gradient(self, losses: torch.Tensor, wrt: torch.Tensor, largest_scale: float) -> torch.Tensor:
+        """∇ℒ with respect to `wrt`, picture by picture, also where it goes through a network in fp16.
+
+        There the losses are scaled before the backward pass, and the gradient is scaled back in fp32 (Mixed Precision
+        Training, Micikevicius et al. 2018, §3.2). A picture whose gradient overflows all the same has another pass
+        from a smaller loss. Without fp16 there is nothing to scale.
+
+        Args:
+            losses (`torch.Tensor` of shape `(B,)`): each of one picture.
+            wrt (`torch.Tensor` of shape `(B, …)`): in fp32.
+            largest_scale (`float`): of those that the losses are weighted by.
+        """
+        if torch.float16 not in (self.unet.dtype, *(model.dtype for model, _, _ in self.clips)):
+            return torch.autograd.grad(losses.sum(), wrt)[0]
+        # powers of two are exact
+        scale = torch.full_like(losses, 2.0 ** (FP16_LOSS_EXPONENT - math.frexp(largest_scale)[1]))
+        for _ in range(FP16_ATTEMPTS):
+            gradient = torch.autograd.grad((losses * scale).sum(), wrt, retain_graph=True)[0]
+            gradient = gradient / scale.view(-1, 1, 1, 1)
+            overflowed = ~gradient.isfinite().flatten(1).all(dim=1)
+            if not overflowed.any():
+                break
+            scale = torch.where(overflowed, scale / 2**FP16_BACKOFF_EXPONENT, scale)
+        return gradient
 
     def guide(
         self,
@@ -1141,7 +1237,7 @@ class BlendedDiffusionSteps:
                 loss = loss + guidance.clip_scale * self.clip_loss(seen, guidance, warps)
             if guidance.mse_scale or guidance.lpips_scale:
                 loss = loss + self.background_loss(seen, guidance)
-            gradient = torch.autograd.grad((loss * guidance.weights).sum(), wrt)[0]
+            gradient = self.loss_gradient(loss * guidance.weights, wrt, guidance.largest_scale)
         return -gradient / scale if guidance.gradient == "estimate" else -gradient
 
     def step(
@@ -1166,8 +1262,7 @@ class BlendedDiffusionSteps:
             `tuple[torch.Tensor, torch.Tensor]`: x_{t−1} and the clean estimate, both of the shape of `sample`.
         """
         # here the graph that the gradient came from has done its work
-        sample, noise_pred, pred_original_sample = (x.detach() for x in (sample, noise_pred, pred_original_sample))
-        variance_pred = None if variance_pred is None else variance_pred.detach()
+        sample, pred_original_sample = sample.detach(), pred_original_sample.detach()
         scheduler, config = self.scheduler, self.scheduler.config
         signal, noise = noise_level(scheduler, timestep)
         if isinstance(scheduler, DDPMScheduler):
@@ -1823,6 +1918,10 @@ class ModularSteps(BlendedDiffusionSteps):
         if value is None and name in set(self._pipeline.component_names) - set(self._optional_components):
             raise ValueError(f"`{name}` is not loaded: call `load_components()`, or `update_components({name}=…)`.")
         return value
+
+    @property
+    def clip_chunk_size(self) -> int | None:
+        return getattr(self._pipeline, "clip_chunk_size", None)
 
     @property
     def _lpips(self) -> torch.nn.Module | None:

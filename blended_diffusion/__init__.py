@@ -6,7 +6,7 @@ Each module does one thing and knows nothing of those above it:
 - `jobs`: many photos; `tasks`: what steps and jobs people may write down.
 - `applications`: what people do with edits: scribble, extend, remove, replace the background, film.
 - `editor`: a picture, a mask and words in, edited pictures out; what applications are built of.
-- `candidates`: one edit is many candidates: seeds, batches, resuming, ranking.
+- `candidates`: one edit is many candidates: seeds, batches, resuming, ranking; `processes`: several that make them.
 - `regions`: several regions in one denoising pass; `windows`: a region larger than the network's pictures;
   `small_masks`: one that shrinks over the steps; `prompts`: phrasings, the way between two, the written word.
 - `canvas`, `grain`: the photo's own resolution: the crop round the mask and the way back.

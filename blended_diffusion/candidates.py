@@ -7,6 +7,7 @@ pipeline's, the layout of pictures the gallery's.
 import copy
 import inspect
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -22,8 +23,10 @@ from diffusers.utils import logging
 from blended_diffusion import gallery
 from blended_diffusion.canvas import Canvas
 from blended_diffusion.inputs import Mask, Photo
+from blended_diffusion.memory import Way, make_room
 from blended_diffusion.models import Model
 from blended_diffusion.object_scale import scale_penalties
+from blended_diffusion.processes import ALONE, TOLD, Done, LostProcessError, Team, Worker, problems
 from blended_diffusion.prompts import blended_embeds, prompt_arguments
 from blended_diffusion.records import EditSettings, MadeWith, Origin, Record, Run, from_json, to_json
 from blended_diffusion.regions import RegionMask, RegionsPipeline, read_regions, region_arguments
@@ -229,13 +232,18 @@ class Results:
     """A folder of results: `run.json`, `ranked/`, `films/`, `assets/`, `contact_sheet.png`, `before_after.png`.
 
     A picture is finished when its JSON file is there, which is written last. Nothing finished is ever deleted.
+
+    Attributes:
+        folder (`Path`), run ([`Run`]): where it is and what it is about.
+        team ([`Team`]): the processes that make its pictures; their first one opens it.
     """
 
     folder: Path
     run: Run
+    team: Team = ALONE
 
     @classmethod
-    def open(cls, folder: Path, run: Run, resume: bool, argument: str = "folder") -> "Results":
+    def open(cls, folder: Path, run: Run, resume: bool, argument: str = "folder", team: Team = ALONE) -> "Results":
         """Opens `folder` for `run`, making it if need be.
 
         Args:
@@ -244,6 +252,7 @@ class Results:
             resume (`bool`): go on with the run that is there, in its batches, so that what is still to be made comes
                 out as it would have without the interruption.
             argument (`str`): what to call `folder` in error messages.
+            team ([`Team`]): as above.
 
         Raises:
             ValueError: the folder holds a different run, or cannot be written to.
@@ -260,19 +269,20 @@ class Results:
                 earlier = None  # it came to nothing and stands in nobody's way
             if earlier is not None and resume:
                 new = [seed for seed in run.seeds if seed not in earlier.seeds]
-                run = replace(run, batches=earlier.batches + split(new, run.batch_size))
-            results = cls(folder, run)
+                run = replace(run, batches=cls(folder, earlier).batches_as_made() + split(new, run.batch_size))
+            results = cls(folder, run, team)
             results.write_run()
         except OSError as error:
             raise ValueError(f"{argument} {str(folder)!r} cannot be written to ({error.strerror}).") from None
         return results
 
     def write_run(self) -> None:
-        gallery.write_text(to_json(self.run, indent=2) + "\n", self.folder / "run.json")
+        """Writes `run.json`, in the first process."""
+        if self.team.index == 0:
+            gallery.write_text(to_json(self.run, indent=2) + "\n", self.folder / "run.json")
 
-    def finished(self) -> list[gallery.Entry]:
-        """The pictures of this run that are whole, best first."""
-        entries = []
+    def records(self) -> Iterator[tuple[Path, Record]]:
+        """The pictures of this run that are whole."""
         for path in (self.folder / "ranked").glob("*.json"):
             try:
                 record = from_json(Record, path.read_bytes())
@@ -280,8 +290,28 @@ class Results:
                 continue  # not one of ours
             picture = path.with_suffix(".png")
             if picture.exists() and not self.run.differences(record):
-                entries.append(gallery.Entry(picture, record.clip_distance, record.seed))
+                yield picture, record
+
+    def finished(self) -> list[gallery.Entry]:
+        """The pictures of this run that are whole, best first."""
+        entries = [gallery.Entry(path, record.clip_distance, record.seed) for path, record in self.records()]
         return sorted(entries, key=lambda entry: (entry.clip_distance, entry.seed))
+
+    def batches_as_made(self) -> list[list[int]]:
+        """The run's batches, those split that a process has found too large for its memory.
+
+        Only the first process writes `run.json`, but each picture remembers its batch.
+        """
+        made = {record.seed: record.batch for _, record in self.records()}
+        batches = []
+        for batch in self.run.batches:
+            parts = [made[seed] for seed in batch if seed in made and set(made[seed]) < set(batch)]
+            smallest = min(map(len, parts), default=len(batch))
+            while batch:
+                part = made.get(batch[0]) if made.get(batch[0]) in parts else batch[:smallest]
+                batches.append(part)
+                batch = batch[len(part) :]
+        return batches
 
     def write(self, edit: Edit, candidate: Candidate, made_with: MadeWith) -> gallery.Entry:
         """Writes all there is of one candidate, its JSON file last."""
@@ -337,10 +367,48 @@ def find_run(folder: Path, argument: str = "folder") -> Run | None:
         ) from None
 
 
+@dataclass(frozen=True)
+class Share:
+    """What another process is asked for: every `count`-th of the batches, from its own number on.
+
+    Attributes:
+        photo, mask, settings: as in [`Edit`].
+        folder (`Path`), run ([`Run`]): as in [`Results`].
+        batches (`list[list[int]]`), missing (`set[int]`): as in [`make_batches`], of all processes.
+    """
+
+    photo: Photo
+    mask: Mask | None
+    settings: EditSettings
+    folder: Path
+    run: Run
+    batches: list[list[int]]
+    missing: set[int]
+
+    def __call__(self, worker: Worker) -> None:
+        """Makes it, with the model and for the machine among the worker's tools."""
+        model, made_with = worker.tools
+        if find_run(self.folder) != self.run:
+            raise OSError(
+                f"The folder {str(self.folder)!r} is another one here; processes on several machines need one that all"
+                " of them see."
+            )
+        edit = Edit.prepare(model, self.photo, self.mask, self.settings)
+        results = Results(self.folder, self.run, worker.team)
+        for entry in make_batches(edit, results, dealt(self.batches, worker.team), self.missing, made_with):
+            worker.written.append(entry.path.name)
+
+
+def dealt(batches: list[list[int]], team: Team) -> list[list[int]]:
+    """Those of the batches that are this process's."""
+    return batches[team.index :: team.count]
+
+
 def make_candidates(edit: Edit, results: Results, seeds: list[int], keep: bool) -> Iterator[gallery.Entry]:
     """Makes and writes the pictures of `seeds`, batch by batch as `results.run` says; yields each when it is written.
 
-    A batch that does not fit into memory is halved, and so are all after it.
+    The batches are dealt out to the processes of `results.team`: how many they are makes no difference to the
+    pictures.
 
     Args:
         edit ([`Edit`]), results ([`Results`]): what to make, and where to write it.
@@ -350,16 +418,88 @@ def make_candidates(edit: Edit, results: Results, seeds: list[int], keep: bool) 
 
     Raises:
         MemoryError: not even a single picture fits.
+        ChildProcessError: another process could not make all of its pictures. The others are finished.
+        LostProcessError: another process has died. The others are finished.
     """
-    made_with = results.run.made_with
-    missing = set(seeds) - ({entry.seed for entry in results.finished()} if keep else set())
-    done: list[list[int]] = []
-    left = list(results.run.batches)
+    team, made_with = results.team, results.run.made_with
+    before = {entry.seed for entry in results.finished()}
+    missing = set(seeds) - (before if keep else set())
+    batches = [batch for batch in results.run.batches if not missing.isdisjoint(batch)]
+    if team.count == 1:
+        yield from make_batches(edit, results, batches, missing, made_with)
+        return
+    team.ask(Share(edit.photo, edit.mask, edit.settings, results.folder.absolute(), results.run, batches, missing))
+    shown, problem, said = set(), None, None
+    try:
+        for own in make_batches(edit, results, dealt(batches, team), missing, made_with):
+            others = [entry for entry in results.finished() if entry.seed in missing - before - shown - {own.seed}]
+            shown.update(entry.seed for entry in (own, *others))
+            yield from (own, *others)
+    except TOLD as error:
+        problem = error
+    try:
+        said = team.say(Done(problem))
+        entries = when_listed(results, {name for done in said for name in done.written})
+    except LostProcessError:
+        entries = results.finished()
+    yield from (entry for entry in entries if entry.seed in missing - shown)
+    if (batches := results.batches_as_made()) != results.run.batches:
+        results.run = replace(results.run, batches=batches)
+        results.write_run()
+    reasons = ["a process has died"] if said is None else problems(said)
+    left = sorted(set(seeds) - {entry.seed for entry in entries})
+    if not left and (said is None or not reasons):
+        return
+    if problem is not None and not (left and entries):
+        raise problem
+    if entries:
+        results.write_sheets(edit)
+    why = "; ".join(reasons) or "they are not in the folder"
+    if left:
+        seeds_left = ", ".join(map(str, left))
+        why = f"{len(left)} of {len(seeds)} pictures are missing, of seed {seeds_left} ({why}); --resume makes them."
+    raise (LostProcessError if said is None else ChildProcessError)(why)
+
+
+def when_listed(results: Results, names: set[str], patience: float = 120) -> list[gallery.Entry]:
+    """What is finished, once the pictures of these names are among it.
+
+    A folder on another machine is listed as it was up to a minute ago.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        entries = results.finished()
+        if names <= {entry.path.name for entry in entries} or time.monotonic() > deadline:
+            return entries
+        time.sleep(0.2)
+
+
+def make_batches(
+    edit: Edit, results: Results, batches: list[list[int]], missing: set[int], made_with: MadeWith
+) -> Iterator[gallery.Entry]:
+    """Makes these batches in this process and writes their pictures; yields each when it is written.
+
+    What makes a batch fit into the free memory is switched on first: see [`make_room`]. One that does not fit all the
+    same is halved, and so are all after it.
+
+    Args:
+        edit ([`Edit`]), results ([`Results`]): what to make, and where to write it.
+        batches (`list[list[int]]`): the seeds of each.
+        missing (`set[int]`): the seeds of the pictures to write.
+        made_with ([`MadeWith`]): this process's machine.
+
+    Raises:
+        MemoryError: not even a single picture fits.
+    """
+    left = list(batches)
+    # by the largest batch of all processes, so that they take the same way
+    if batches and (note := make_room(edit.model.pipe, edit.settings, max(map(len, results.run.batches)))):
+        logger.warning(note)
+    made_with = replace(made_with, **asdict(Way.of(edit.model.pipe)))
     while left:
         batch = left.pop(0)
         if missing.isdisjoint(batch):
-            done.append(batch)
-            continue
+            continue  # part of one that was halved
         try:
             made = edit.make(batch, watch=results.run.film is not None or results.run.strip is not None)
         except RuntimeError as error:
@@ -370,16 +510,16 @@ def make_candidates(edit: Edit, results: Results, seeds: list[int], keep: bool) 
             clear_device_cache(garbage_collection=True)
             if len(batch) == 1:
                 raise MemoryError("One picture alone does not fit into the memory of the device.")
-            size = len(batch) // 2
-            left = [part for whole in (batch, *left) for part in split(whole, size)]
-            results.run = replace(results.run, batches=done + left)
+            size, too_large = len(batch) // 2, [batch, *left]
+            left = [part for whole in too_large for part in split(whole, size)]
+            parts = [split(whole, size) if whole in too_large else [whole] for whole in results.run.batches]
+            results.run = replace(results.run, batches=[part for own in parts for part in own])
             results.write_run()
             logger.warning(f"{len(batch)} pictures at once do not fit into memory: going on with {size}.")
             continue
         for candidate in made:
             if candidate.seed in missing:
                 yield results.write(edit, candidate, made_with)
-        done.append(batch)
 
 
 def split(seeds: list[int], size: int) -> list[list[int]]:

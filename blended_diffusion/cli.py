@@ -1,7 +1,7 @@
 """The command `blended-diffusion`: what people touch. It parses, calls and shows.
 
 What belongs here is the list of commands and what becomes of errors: exit codes 0, 2 for bad input, 1 for failure, 130
-for interruption. The commands are in `commands`.
+for interruption. The commands are in `commands`. Of several processes only the first one comes to them.
 """
 
 import sys
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from blended_diffusion import processes
 from blended_diffusion.checkpoints.command import as_flags, convert_command
 from blended_diffusion.commands.background import background
 from blended_diffusion.commands.batch import batch
@@ -80,14 +81,26 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         `int`: the exit code.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        several = processes.count() > 1
+        if several and processes.index() > 0:
+            return processes.work()
+    except ValueError as error:
+        return fail(str(error), 2)
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if several and code != 130:
+        processes.dismiss()
+    return code
+
+
+def run(arguments: list[str]) -> int:
     try:
         return app(as_flags(arguments) or ["--help"], prog_name="blended-diffusion", standalone_mode=False) or 0
     except TyperException as error:
         return fail(error.format_message(), error.exit_code)
     except ValueError as error:
         return fail(str(error), 2)
-    except (ArithmeticError, ImportError, MemoryError, OSError) as error:
+    except (*processes.TOLD, processes.LostProcessError) as error:
         return fail(str(error), 1)
 
 

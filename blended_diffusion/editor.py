@@ -15,6 +15,7 @@ from blended_diffusion import gallery
 from blended_diffusion.candidates import Edit, Results, make_candidates, split
 from blended_diffusion.inputs import Mask, Photo
 from blended_diffusion.models import Model, load_model
+from blended_diffusion.processes import ALONE, Team
 from blended_diffusion.records import EditSettings, MadeWith, Run
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
@@ -140,6 +141,7 @@ class FolderEditor(Editor):
         assets (`bool`): whether to write what the model saw and made.
         make (`Callable`): makes one edit's pictures; the place for progress bars.
         argument (`str`): what to call `folder` in error messages.
+        team ([`Team`]): the processes that make the pictures, all with the model.
     """
 
     def __init__(
@@ -157,11 +159,12 @@ class FolderEditor(Editor):
         make: Make = make_quietly,
         argument: str = "folder",
         strip: int | None = None,
+        team: Team = ALONE,
     ):
         super().__init__(model, seed, num_images, batch_size)
         self.folder, self.made_with, self.resume = folder, made_with, resume
         self.stem, self.film, self.assets, self.make, self.argument = stem, film, assets, make, argument
-        self.strip = strip
+        self.strip, self.team = strip, team
 
     def edit(
         self,
@@ -183,7 +186,7 @@ class FolderEditor(Editor):
             made_with=self.made_with,
             strip=self.strip,
         )
-        results = Results.open(self.folder / name, run, self.resume, self.argument)
+        results = Results.open(self.folder / name, run, self.resume, self.argument, self.team)
         entries = self.make(job, results, self.seeds, self.resume)
         images = []
         for entry in entries:

@@ -90,6 +90,8 @@ def load_model(name: str = BUNDLED, dtype: torch.dtype = torch.float32, argument
             ) from error
     known = inspect.signature(BlendedDiffusionPipeline.__init__).parameters
     defaults = {key: value for key, value in index.items() if key.startswith("default_") and key in known}
+    # the layout that convolutions are fastest with, on CPUs and GPUs
+    parts["unet"].to(memory_format=torch.channels_last)
     pipe = BlendedDiffusionPipeline(**parts, **defaults)
     height, width = pipe.sample_size
     if height != width:

@@ -6,8 +6,6 @@ What belongs here is plain data and its JSON. Making pictures does not.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 
 # of the PNG text chunk that holds a picture's record
 TEXT_KEY = "blended_diffusion"
@@ -96,6 +94,8 @@ class MadeWith:
         device (`str`), device_name (`str`): the kind, such as `"cuda"`, and the model.
         dtype (`str`): the number format of the networks.
         threads (`int`): of torch on the CPU.
+        gradient_checkpointing (`bool`), clip_chunk_size (`int`, *optional*): how memory was saved, which may change
+            the order of sums.
     """
 
     blended_diffusion: str
@@ -107,6 +107,8 @@ class MadeWith:
     device_name: str
     dtype: str
     threads: int
+    gradient_checkpointing: bool = False
+    clip_chunk_size: int | None = None
 
     def differences(self, other: "MadeWith") -> list[str]:
         """The names of what `other` has otherwise."""
@@ -191,6 +193,8 @@ def _wishes(thing: Run | Record) -> dict[str, Any]:
 
 def to_json(record: Record | Run, indent: int | None = None) -> str:
     """ASCII JSON; reading it back gives an equal object."""
+    from pydantic import TypeAdapter
+
     return TypeAdapter(type(record)).dump_json(record, indent=indent, ensure_ascii=True).decode()
 
 
@@ -200,6 +204,8 @@ def from_json(kind: type, text: str | bytes) -> Any:
     Raises:
         ValueError: `text` is not JSON, or something is missing or of another type.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:

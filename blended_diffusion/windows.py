@@ -8,10 +8,9 @@ import math
 
 import PIL.Image
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from blended_diffusion.canvas import Canvas
-from pipeline_blended_diffusion import BlendedDiffusionPipeline, Guidance
+from pipeline_blended_diffusion import BlendedDiffusionPipeline, Guidance, recomputed
 
 
 # neighbouring windows lie at most this share of a window apart
@@ -49,6 +48,7 @@ class WindowedPipeline(BlendedDiffusionPipeline):
         defaults = {name: value for name, value in pipe.config.items() if name.startswith("default_")}
         windowed = cls(**pipe.components, **defaults)
         windowed.detail = detail
+        windowed.clip_chunk_size = pipe.clip_chunk_size
         windowed.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
         return windowed
 
@@ -79,7 +79,7 @@ class WindowedPipeline(BlendedDiffusionPipeline):
             for left in starts:
                 window = (..., slice(top, top + size), slice(left, left + size))
                 # only one window's graph is held at a time
-                predicted = checkpoint(of_window, sample[window], use_reentrant=False)
+                predicted = recomputed(of_window, sample[window])
                 total[window] += weights * predicted
                 weight[window] += weights
         averaged = total / weight

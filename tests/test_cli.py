@@ -468,12 +468,13 @@ def test_from_the_shell_bad_input_is_one_line(files, arguments, complaint):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["edit", "--help"], ["edit", "-p", "rock", "-i", "nothing.png"], ["replay", "nothing.png"]]
+    "arguments",
+    [["--help"], ["edit", "--help"], ["edit", "-p", "rock", "-i", "nothing.png"], ["replay", "nothing.png"]],
 )
 def test_what_is_said_at_once_does_not_wait_for_torch(arguments):
     code = (
         f"import sys; from blended_diffusion.cli import main; main({arguments});"
-        " print([name for name in ('torch', 'diffusers', 'transformers', 'scipy') if name in sys.modules])"
+        " print([name for name in ('torch', 'diffusers', 'transformers', 'scipy', 'pydantic') if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT).stdout
     assert out.splitlines()[-1] == "[]"

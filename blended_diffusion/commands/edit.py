@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from blended_diffusion.commands.flags import (
     INPUT,
+    MACHINE,
     METHOD,
     OUTPUT,
     RELEASED,
@@ -52,8 +53,9 @@ from blended_diffusion.commands.flags import (
     whole_number,
 )
 from blended_diffusion.commands.masking import MaskFlags, keep
-from blended_diffusion.commands.running import hint_at_words, load, make_all, show
+from blended_diffusion.commands.running import find_team, hint_at_words, load_in_all, make_all, show
 from blended_diffusion.demo import KNOWN_WORDS
+from blended_diffusion.presets import PRESETS, preset_settings
 from blended_diffusion.records import EditSettings
 
 
@@ -130,6 +132,17 @@ def edit(
     export_assets: Annotated[
         bool, flag(OUTPUT, "--export_assets", "Write what the model saw and painted to assets/.")
     ] = False,
+    preset: Annotated[
+        str | None,
+        flag(
+            METHOD,
+            "--preset",
+            "How much time to take: fast two fifths and balanced half of the model's steps, best (the default) all;"
+            " release: the released editor's settings. Other flags come before it.",
+            "|".join(PRESETS),
+            one_of(*PRESETS),
+        ),
+    ] = None,
     num_inference_steps: Steps = None,
     strength: Strength = None,
     strengths: Annotated[
@@ -258,6 +271,14 @@ def edit(
     batch_size: BatchSize = 4,
     device: Device = None,
     dtype: Dtype = None,
+    gradient_checkpointing: Annotated[
+        bool,
+        flag(
+            MACHINE,
+            "--gradient-checkpointing",
+            "Less memory for --guidance-gradient sample, and more time; by itself where memory is short.",
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     steps = either(**{"--num-inference-steps": num_inference_steps, "--timestep_respacing": timestep_respacing})
@@ -306,13 +327,14 @@ def edit(
     from blended_diffusion import candidates, machine
     from blended_diffusion.editor import Editor, FolderEditor
 
+    team = find_team(device, gpu_id)
     folder = Path(output_path)
     earlier = candidates.find_run(folder, "--output_path") if resume else None
     place = machine.find_device(machine.released_device(gpu_id) if gpu_id is not None else device, "--device")
     machine.be_reproducible(None if earlier is None else earlier.made_with.threads)
     if wanted.needs_network:
         region = wanted.read(photo, place)
-    loaded = load(model, machine.find_dtype(dtype, "--dtype"), place)
+    loaded = load_in_all(team, model, machine.find_dtype(dtype, "--dtype"), device, place, gradient_checkpointing)
     if model_output_size not in (None, loaded.size):
         raise ValueError(
             f"--model_output_size {model_output_size}: --model {loaded.name!r} makes pictures of"
@@ -320,6 +342,8 @@ def edit(
             " convert` from the published checkpoint of that size."
         )
     hint_at_words(loaded, prompt)
+    asked = {} if preset is None else preset_settings(preset, loaded.pipe.config.default_num_inference_steps)
+    steps = asked.get("num_inference_steps") if steps is None else steps
     if skip_timesteps is not None:
         whole = steps or loaded.pipe.config.default_num_inference_steps
         if skip_timesteps >= whole:
@@ -353,6 +377,8 @@ def edit(
         typographic_defence=typographic_defence,
         object_scale=object_scale,
     )
+    left_out = [name for name in asked if getattr(settings, name) in (None, False)]
+    settings = replace(settings, **{name: asked[name] for name in left_out})
     if background_preservation_loss:
         settings = replace(
             settings,
@@ -378,6 +404,7 @@ def edit(
         assets=export_assets,
         make=partial(make_all, quiet=quiet),
         argument="--output_path",
+        team=team,
     )
     if paint is not None:
         from blended_diffusion.applications.scribble import start_from, with_strength

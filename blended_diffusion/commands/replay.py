@@ -1,6 +1,7 @@
 """`blended-diffusion replay`: a picture again, from what it remembers of its making."""
 
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,6 +91,7 @@ def replay(
     target = replay_target(Path(picture), output_path, files)
 
     from blended_diffusion import candidates, gallery, machine
+    from blended_diffusion.memory import Way
     from blended_diffusion.records import to_json
 
     place = machine.find_device(device, "--device")
@@ -98,9 +100,11 @@ def replay(
     refuse_changed(record.model, loaded.sha256, loaded.name, "--model")
 
     job = candidates.Edit.prepare(loaded, photo, region, record.settings)
+    way = Way(record.made_with.gradient_checkpointing, record.made_with.clip_chunk_size)
+    way.take(job.model.pipe)
     job.model.pipe.set_progress_bar_config(disable=quiet, desc="steps")
     candidate = candidates.make_again(job, record)
-    made_with = machine.describe(place, loaded.pipe.unet.dtype)
+    made_with = replace(machine.describe(place, loaded.pipe.unet.dtype), **asdict(way))
     again = job.finish(candidate)
     gallery.write_png(again, target, photo.icc_profile, to_json(job.record(candidate, made_with)))
     if not quiet:

@@ -3,6 +3,7 @@
 What belongs here shows and calls. The flags are in `flags`.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,21 +20,100 @@ if TYPE_CHECKING:
     from blended_diffusion.editor import FolderEditor
     from blended_diffusion.gallery import Entry
     from blended_diffusion.models import Model
+    from blended_diffusion.processes import Team, Worker
 
 
 def show(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def load(name: str, dtype: "torch.dtype", device: "torch.device") -> "Model":
+def load(name: str, dtype: "torch.dtype", device: "torch.device", gradient_checkpointing: bool = False) -> "Model":
     """The model `name`, on `device`."""
     from transformers.utils import logging
 
+    from blended_diffusion import machine
     from blended_diffusion.models import load_model
 
     logging.disable_progress_bar()
+    if device.type == "cpu":
+        machine.keep_freed_memory()
     model = load_model(name, dtype, "--model")
     model.pipe.to(device)
+    if gradient_checkpointing:
+        model.pipe.unet.enable_gradient_checkpointing()
+    return model
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the other processes are asked for first: the model, each on its own device.
+
+    Attributes:
+        name (`str`), dtype (`torch.dtype`): of the model.
+        device (`str`, *optional*): the kind that is wanted.
+        threads (`int`): how many the first process uses on the CPU, where sums are split among them.
+        gradient_checkpointing (`bool`): of the UNet.
+    """
+
+    name: str
+    dtype: "torch.dtype"
+    device: str | None
+    threads: int
+    gradient_checkpointing: bool = False
+
+    def __call__(self, worker: "Worker") -> None:
+        from blended_diffusion import machine
+
+        place = machine.find_device(self.device, "--device")
+        machine.be_reproducible(self.threads)
+        model = load(self.name, self.dtype, place, self.gradient_checkpointing)
+        model.pipe.set_progress_bar_config(disable=True)
+        worker.tools = (model, machine.describe(place, self.dtype))
+
+
+def find_team(device: str | None, gpu_id: int | None = None) -> "Team":
+    """The processes that this command was started in.
+
+    Raises:
+        ValueError: one device is named for all of them.
+    """
+    from blended_diffusion import processes
+
+    team = processes.join()
+    named = f"--gpu_id {gpu_id}" if gpu_id is not None else f"--device {device}"
+    if team.count > 1 and (gpu_id is not None or ":" in (device or "")):
+        raise ValueError(
+            f"{named} is one device, and there are {team.count} processes; leave it out: each takes its own."
+        )
+    return team
+
+
+def load_in_all(
+    team: "Team",
+    name: str,
+    dtype: "torch.dtype",
+    device: str | None,
+    place: "torch.device",
+    gradient_checkpointing: bool = False,
+) -> "Model":
+    """The model `name`, on `place` in this process, and on a device of its own in each of the others.
+
+    Raises:
+        ValueError: there is no such model.
+        ChildProcessError: another process could not load it.
+    """
+    import torch
+
+    from blended_diffusion.processes import TOLD, Done, problems
+
+    team.ask(Load(name, dtype, device, torch.get_num_threads(), gradient_checkpointing))
+    try:
+        model = load(name, dtype, place, gradient_checkpointing)
+    except TOLD as error:
+        team.say(Done(error))
+        raise
+    if reasons := problems(team.say(Done())):
+        raise ChildProcessError("; ".join(reasons))
     return model
 
 
@@ -59,8 +139,10 @@ def make_all(job: "Edit", results: "Results", seeds: list[int], keep: bool, quie
     """
     from tqdm.auto import tqdm
 
+    from blended_diffusion import memory
     from blended_diffusion.candidates import make_candidates
 
+    memory.forget_peak(job.model.pipe._execution_device)
     finished = {entry.seed for entry in results.finished()}.intersection(seeds)
     if finished and not keep:
         show(
@@ -75,7 +157,9 @@ def make_all(job: "Edit", results: "Results", seeds: list[int], keep: bool, quie
                 bar.update()
         except KeyboardInterrupt:
             bar.close()
-            show(f"interrupted: {len(finished)} of {len(seeds)} pictures are finished; --resume makes the others")
+            finished.update(entry.seed for entry in results.finished())
+            done = len(finished.intersection(seeds))
+            show(f"interrupted: {done} of {len(seeds)} pictures are finished; --resume makes the others")
             raise
     entries = results.write_sheets(job)
     if not quiet:
@@ -85,6 +169,7 @@ def make_all(job: "Edit", results: "Results", seeds: list[int], keep: bool, quie
         for entry in entries[:3]:
             typer.echo(f"  {entry.clip_distance:.4f}  seed {entry.seed}  {entry.path.name}")
         typer.echo(f"to look at: {results.folder / 'contact_sheet.png'}, {results.folder / 'before_after.png'}")
+        typer.echo(f"peak memory: {memory.peak_memory(job.model.pipe._execution_device) / memory.GIB:.3g} GiB")
     return entries
 
 
@@ -108,9 +193,10 @@ def open_editor(
     from blended_diffusion import machine
     from blended_diffusion.editor import FolderEditor
 
+    team = find_team(device)
     place = machine.find_device(device, "--device")
     machine.be_reproducible()
-    loaded = load(model, machine.find_dtype(dtype, "--dtype"), place)
+    loaded = load_in_all(team, model, machine.find_dtype(dtype, "--dtype"), device, place)
     return FolderEditor(
         loaded,
         folder,
@@ -123,4 +209,5 @@ def open_editor(
         strip=strip,
         make=partial(make_all, quiet=quiet),
         argument="--output_path",
+        team=team,
     )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from blended_diffusion.presets import preset_settings
+
 
 @dataclass(frozen=True)
 class Method:
@@ -17,20 +19,13 @@ class Method:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+BUNDLED_STEPS = 30  # what the bundled model asks for
+
 METHODS = {
     "default": Method("ours, default settings"),
-    # --skip_timesteps 25 of 100, --clip_guidance_lambda 1000, --range_lambda 50, --aug_num 8
-    "release": Method(
-        "the released editor's settings",
-        {
-            "match_release": True,
-            "num_inference_steps": 100,
-            "strength": 0.75,
-            "clip_guidance_scale": 1000.0,
-            "range_guidance_scale": 50.0,
-            "num_augmentations": 8,
-        },
-    ),
+    "release": Method("the released editor's settings", preset_settings("release", BUNDLED_STEPS)),
+    "balanced": Method("ours, half of the steps", preset_settings("balanced", BUNDLED_STEPS)),
+    "fast": Method("ours, two fifths of the steps", preset_settings("fast", BUNDLED_STEPS)),
     # the paper's algorithm 1 with its λ, in which nothing keeps the background but a loss
     "local-clip-guided": Method(
         "local CLIP-guided diffusion, λ = 1000",
