@@ -38,6 +38,7 @@ def plot(ways: dict[str, dict[str, Any]]) -> None:
         axis.errorbar(figures["share_of_release"], accuracy["share"], yerr=spread, fmt="o", capsize=3)
         axis.annotate(name, (figures["share_of_release"], accuracy["share"]), (6, 6), textcoords="offset points")
     axis.set_xscale("log")
+    axis.margins(x=0.15)
     axis.set_xlabel("time, as a share of --preset release")
     axis.set_ylabel("candidates judged right")
     axis.set_ylim(0, 1)

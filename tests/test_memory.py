@@ -236,7 +236,7 @@ def test_making_room(tiny_pipe, monkeypatch):
     ways = [Way(), Way(True), Way(True, 16), Way(True, 8)]
     needs = [count_step(tiny_pipe, 2, 16, "sample", way) for way in ways]
 
-    def with_free(free: int) -> tuple[str | None, Way]:
+    def with_free(free: int, settings: EditSettings = settings) -> tuple[str | None, Way]:
         monkeypatch.setattr(memory, "free_memory", lambda device: free)
         return make_room(tiny_pipe, settings, 2), Way.of(tiny_pipe)
 
@@ -247,7 +247,7 @@ def test_making_room(tiny_pipe, monkeypatch):
     assert with_free(needs[0]) == (None, Way(True))  # what is on stays on
     for index in (2, 3):
         assert with_free(needs[index - 1] - 1)[1] == ways[index]
-    note, way = with_free(1)
+    note, way = with_free(1, SETTINGS)
     assert way == Way(True, 1)
     assert note.endswith("That is still too much; make fewer pictures at once (--batch_size).")
 
