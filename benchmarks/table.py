@@ -46,11 +46,12 @@ def edit_table(figures: dict) -> str:
 def section() -> str:
     """What stands between the two marks."""
     step, edit = results.read("step"), results.read("edit")
-    machine = step["machine"]
+    machine, rounds = step["machine"], len(step["ways"]["sample"]["seconds"])
     return (
         f"{step_table(step)}\n{edit_table(edit)}\n"
         f"Measured on {machine['device']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, torch"
-        f" {machine['torch']}: `python -m benchmarks.step`, `python -m benchmarks.edit`.\n"
+        f" {machine['torch']}: `python -m benchmarks.step` (medians of {rounds} steps of each way, in turn),"
+        " `python -m benchmarks.edit`.\n"
     )
 
 
