@@ -1,7 +1,6 @@
 """guided-diffusion's own UNet, from the test-only package that carries it, and the published networks in small."""
 
 import math
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -50,26 +49,11 @@ def random_state(architecture: Architecture) -> dict[str, torch.Tensor]:
 
 def reference_unet(architecture: Architecture, seed: int = 0, device: str = "cpu") -> torch.nn.Module:
     """The network with random weights everywhere, the layers that training starts at zero included."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        unet = pytest.importorskip("guided_diffusion.unet")
+    pytest.importorskip("guided_diffusion", reason="guided-diffusion-sdk carries it")
+    from benchmarks.reference import reference_network
+
     with torch.device(device):
-        model = unet.UNetModel(
-            image_size=architecture.image_size,
-            in_channels=3,
-            model_channels=architecture.num_channels,
-            out_channels=6 if architecture.learn_sigma else 3,
-            num_res_blocks=architecture.num_res_blocks,
-            attention_resolutions=[architecture.image_size // side for side in architecture.attention_resolutions],
-            dropout=architecture.dropout,
-            channel_mult=architecture.channel_mult,
-            num_classes=architecture.num_classes if architecture.class_cond else None,
-            num_heads=architecture.num_heads,
-            num_head_channels=architecture.num_head_channels,
-            use_scale_shift_norm=architecture.use_scale_shift_norm,
-            resblock_updown=architecture.resblock_updown,
-            use_new_attention_order=architecture.use_new_attention_order,
-        )
+        model = reference_network(architecture)
     if device != "meta":
         generator = torch.Generator(device).manual_seed(seed)
         with torch.no_grad():
@@ -78,4 +62,4 @@ def reference_unet(architecture: Architecture, seed: int = 0, device: str = "cpu
                     parameter.normal_(0, 0.7 / math.sqrt(parameter[0].numel()), generator=generator)
                 else:
                     parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
+    return model

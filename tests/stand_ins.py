@@ -1,4 +1,4 @@
-"""Tiny random networks in the places of published ones, for documents that name those: real classes, saved as folders.
+"""Tiny random networks in the places of published ones that tests and documents name: real classes, saved as folders.
 
 A folder of the Hub id's name in the current folder is what `from_pretrained` loads, so that the documents run as they
 are, without a network. What is shown is that all is called rightly, not how well it sees or paints.

@@ -10,23 +10,14 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 import torch
-from conftest import tiny_clip, tiny_tokenizer
+from conftest import tiny_clip
+from stand_ins import save_clipseg, save_sam2
 from transformers import (
-    CLIPSegConfig,
     CLIPSegForImageSegmentation,
     CLIPSegProcessor,
-    Sam2Config,
     Sam2Model,
     Sam2Processor,
-    ViTImageProcessor,
 )
-from transformers.models.sam2.configuration_sam2 import (
-    Sam2HieraDetConfig,
-    Sam2MaskDecoderConfig,
-    Sam2PromptEncoderConfig,
-    Sam2VisionConfig,
-)
-from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
 
 from blended_diffusion import masks
 
@@ -197,50 +188,16 @@ class TestGrow:
 @pytest.fixture(scope="module")
 def clipseg(tmp_path_factory) -> str:
     """A tiny CLIPSeg of random weights, saved."""
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**shape, "vocab_size": 514, "max_position_embeddings": 16, "bos_token_id": 512, "eos_token_id": 513}
-    vision = {**shape, "image_size": 32, "patch_size": 8}
-    decoder = {"reduce_dim": 16, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 32}
-    config = CLIPSegConfig(text_config=text, vision_config=vision, projection_dim=24, extract_layers=[0, 1], **decoder)
-    network = CLIPSegForImageSegmentation(config)
     folder = tmp_path_factory.mktemp("clipseg")
-    network.save_pretrained(folder)
-    processor = ViTImageProcessor(size={"height": 32, "width": 32})
-    CLIPSegProcessor(processor, tiny_tokenizer()).save_pretrained(folder)
+    save_clipseg(folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def sam2(tmp_path_factory) -> str:
     """A tiny SAM 2 of random weights, saved."""
-    torch.manual_seed(0)
-    backbone = Sam2HieraDetConfig(
-        hidden_size=8,
-        num_attention_heads=1,
-        image_size=[64, 64],
-        blocks_per_stage=[1, 1, 2, 1],
-        embed_dim_per_stage=[8, 16, 32, 64],
-        num_attention_heads_per_stage=[1, 1, 2, 2],
-        window_size_per_stage=[4, 2, 2, 2],
-        global_attention_blocks=[3],
-        window_positional_embedding_background_size=[4, 4],
-    )
-    vision = Sam2VisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=[64, 32, 16, 8],
-        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
-        fpn_hidden_size=32,
-    )
-    prompt = Sam2PromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16)
-    decoder = Sam2MaskDecoderConfig(
-        hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=32, num_hidden_layers=1
-    )
-    config = Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
     folder = tmp_path_factory.mktemp("sam2")
-    Sam2Model(config).save_pretrained(folder)
-    size = {"height": 64, "width": 64}
-    Sam2Processor(Sam2ImageProcessor(size=size, mask_size={"height": 16, "width": 16})).save_pretrained(folder)
+    save_sam2(folder)
     return str(folder)
 
 
