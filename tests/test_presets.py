@@ -55,6 +55,11 @@ def test_flags_come_before_it(edited):
     assert (settings["num_inference_steps"], settings["strength"]) == (2, 0.9)
 
 
+def test_zero_is_said_too(edited):
+    settings = edited("--preset", "release", "--clip-guidance-scale", "0", "--num-augmentations", "0")
+    assert (settings["clip_guidance_scale"], settings["num_augmentations"]) == (0, 0)
+
+
 def test_bad_ones_are_said(edited, capsys):
     assert set(PRESETS) == {"fast", "balanced", "best", "release"}
     with pytest.raises(AssertionError):

@@ -377,7 +377,7 @@ def edit(
         typographic_defence=typographic_defence,
         object_scale=object_scale,
     )
-    left_out = [name for name in asked if getattr(settings, name) in (None, False)]
+    left_out = [name for name in asked if getattr(settings, name) is None or name == "match_release"]
     settings = replace(settings, **{name: asked[name] for name in left_out})
     if background_preservation_loss:
         settings = replace(
