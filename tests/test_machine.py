@@ -1,5 +1,9 @@
 """What the machine has: accelerate decides unless told otherwise."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from accelerate import PartialState
@@ -57,3 +61,24 @@ def test_being_reproducible_takes_the_threads_of_then():
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_freed_memory_is_kept():
+    """Blocks of 256 MB, one after the other, share their pages."""
+    code = (
+        "import resource, sys, torch; from blended_diffusion.machine import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep': keep_freed_memory()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(8): torch.ones(2**26)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+
+    def faults(word: str) -> int:
+        command = [sys.executable, "-c", code, word]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+    kept, given_back = faults("keep"), faults("")
+    if given_back == 0:
+        pytest.skip("this system does not count page faults")
+    assert kept < given_back / 2

@@ -167,3 +167,8 @@ def test_a_hub_model_comes_from_the_cache(monkeypatch, tmp_path, tiny_model_dir)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     model = load_model("somebody/tiny")
     assert (model.name, model.sha256) == ("somebody/tiny", load_model(str(tiny_model_dir)).sha256)
+
+
+def test_convolutions_are_laid_out_channels_last(tiny_model_dir):
+    weight = load_model(str(tiny_model_dir)).pipe.unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
