@@ -4,7 +4,6 @@ What belongs here lays out and writes pictures. How they came to be does not.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from diffusers.utils import export_to_gif, export_to_video, make_image_grid
 from PIL.PngImagePlugin import PngInfo
 
 from blended_diffusion.records import TEXT_KEY
+from blended_diffusion.whole_files import whole_file
 
 
 PAPER, INK, FAINT_INK, ACCENT = "#f6f5f2", "#1d1d1f", "#77757a", "#e8530e"
@@ -26,7 +26,7 @@ Box = tuple[int, int, int, int]
 
 
 def write_png(image: PIL.Image.Image, path: Path, icc_profile: bytes | None = None, text: str | None = None) -> None:
-    """Writes a PNG under a temporary name and then gives it its own, so that `path` is always whole.
+    """Writes a PNG that is whole whenever it is there.
 
     Args:
         image (`PIL.Image.Image`): of mode `RGB`, `RGBA` or `L`.
@@ -37,16 +37,14 @@ def write_png(image: PIL.Image.Image, path: Path, icc_profile: bytes | None = No
     chunks = PngInfo()
     if text is not None:
         chunks.add_text(TEXT_KEY, text)
-    part = path.with_name(f".{path.name}.part")
-    image.save(part, format="PNG", pnginfo=chunks, icc_profile=icc_profile)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        image.save(part, format="PNG", pnginfo=chunks, icc_profile=icc_profile)
 
 
 def write_text(text: str, path: Path) -> None:
-    """Writes a text file under a temporary name and then gives it its own, so that `path` is always whole."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    """Writes a text file that is whole whenever it is there."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -238,17 +236,16 @@ def extended(photo: PIL.Image.Image, picture: PIL.Image.Image, left: int, top: i
 
 
 def write_film(frames: list[PIL.Image.Image], path: Path) -> None:
-    """Writes frames as the `.mp4` or `.gif` that `path` names, under a temporary name first.
+    """Writes frames as the `.mp4` or `.gif` that `path` names, whole whenever it is there.
 
     Raises:
         ImportError: `.mp4` needs imageio with ffmpeg.
     """
-    part = path.with_name(f".part.{path.name}")
-    if path.suffix == ".gif":
-        export_to_gif(frames, str(part), fps=FRAMES_PER_SECOND)
-    else:
-        export_to_video(frames, str(part), fps=FRAMES_PER_SECOND, macro_block_size=2)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        if path.suffix == ".gif":
+            export_to_gif(frames, str(part), fps=FRAMES_PER_SECOND)
+        else:
+            export_to_video(frames, str(part), fps=FRAMES_PER_SECOND, macro_block_size=2)
 
 
 def _flat(image: PIL.Image.Image) -> PIL.Image.Image:

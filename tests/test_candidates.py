@@ -246,7 +246,9 @@ class TestResume:
         records[0].unlink()  # killed between the picture and its record
         records[1].with_suffix(".png").unlink()  # deleted by hand
         records[2].write_text(records[2].read_text()[:100])  # not ours
-        (tmp_path / "cut/ranked/.0.5_out_seed_7.png.part").write_bytes(b"killed while writing")
+        part = tmp_path / "cut/ranked/.abc.part/0.5_out_seed_7.json"
+        part.parent.mkdir()
+        part.write_text("killed while writing")
         assert len(make(edit, tmp_path / "cut", run_of(edit), keep=True)) == 3
         assert pixels(tmp_path / "cut") == whole
 

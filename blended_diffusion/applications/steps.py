@@ -23,6 +23,7 @@ from blended_diffusion.editor import Edited, Editor, FolderEditor
 from blended_diffusion.inputs import Mask, Photo, read_mask, read_photo
 from blended_diffusion.records import EditSettings
 from blended_diffusion.tasks import DrawnMask, Step, application_of, parse_steps
+from blended_diffusion.whole_files import whole_file
 
 
 # of the overview's pictures, in pixels, and how many stand in a row
@@ -199,9 +200,8 @@ def keep_result(
             refuse_if_used(following, "the step before it has another picture now")
         source = None if not isinstance(done, Edited) else ranked_picture(editor, done)
         if source is not None and shows(source, image):
-            part = path.with_name(f".{path.name}.part")
-            shutil.copyfile(source, part)  # with the record of its making
-            part.replace(path)
+            with whole_file(path) as part:
+                shutil.copyfile(source, part)  # with the record of its making
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             gallery.write_png(image, path, before.icc_profile)

@@ -5,7 +5,6 @@ What belongs here reads and writes many pictures of one size, one at a time: a c
 
 import hashlib
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from blended_diffusion import inputs
+from blended_diffusion.whole_files import whole_file
 
 
 # what imageio hands to ffmpeg
@@ -119,7 +119,7 @@ def read_masks(path: str | Path, clip: Clip, invert: bool = False, argument: str
 
 
 def write_film(frames: Iterable[PIL.Image.Image], path: Path, frames_per_second: float, sound: Path | None) -> None:
-    """Writes an `.mp4` (H.264) under a temporary name first.
+    """Writes an `.mp4` (H.264) that is whole whenever it is there.
 
     Its width and height are even, as players want them: the last column or row of odd frames comes twice. Compression
     changes every pixel a little, also where the frames themselves are exact.
@@ -130,22 +130,22 @@ def write_film(frames: Iterable[PIL.Image.Image], path: Path, frames_per_second:
         frames_per_second (`float`): of the film.
         sound (`Path`, *optional*): a video file whose sound to take.
     """
-    part = path.with_name(f".part.{path.name}")
-    writer = imageio.get_writer(
-        part,
-        format="FFMPEG",
-        fps=frames_per_second,
-        quality=FILM_QUALITY,
-        macro_block_size=2,
-        audio_path=None if sound is None else str(sound),
-    )
-    with writer:
+    with (
+        whole_file(path) as part,
+        imageio.get_writer(
+            part,
+            format="FFMPEG",
+            fps=frames_per_second,
+            quality=FILM_QUALITY,
+            macro_block_size=2,
+            audio_path=None if sound is None else str(sound),
+        ) as writer,
+    ):
         for frame in frames:
             if frame.mode == "RGBA":
                 frame = PIL.Image.alpha_composite(PIL.Image.new("RGBA", frame.size, "white"), frame)
             odd = ((0, frame.height % 2), (0, frame.width % 2), (0, 0))
             writer.append_data(np.pad(np.asarray(frame.convert("RGB")), odd, mode="edge"))
-    os.replace(part, path)
 
 
 def _read_folder(path: Path, argument: str) -> Clip:
