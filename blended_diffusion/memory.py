@@ -190,6 +190,32 @@ def _take_step(
     pipe.guide(sample, estimate, signal, noise, guidance, warps)
 
 
+def at_most(
+    pipe: BlendedDiffusionPipeline, batch_size: int, num_augmentations: int, guidance_gradient: str | None
+) -> int:
+    """More than a step needs at once besides the weights, in bytes, by multiplying alone.
+
+    [`count_step`] takes as long as several steps of a small network; where this much is free, nothing need be counted.
+
+    Args:
+        pipe, batch_size, num_augmentations, guidance_gradient: as in [`count_step`].
+    """
+    unet, (height, width) = pipe.unet.config, pipe.sample_size
+    layers = 2 * unet.layers_per_block + 3
+    numbers = sum(layers * c * height * width // 4**level for level, c in enumerate(unet.block_out_channels))
+    # counted were up to 1.8 without a gradient, 10.1 with
+    numbers *= 16 if guidance_gradient == "sample" else 4
+    if guidance_gradient is not None:
+        copies = 20 * 3 * height * width
+        for clip, _, _ in pipe.clips:
+            seen = clip.config.vision_config
+            tokens = (seen.image_size // seen.patch_size) ** 2 + 1
+            token = 8 * seen.hidden_size + 2 * seen.intermediate_size + seen.num_attention_heads * tokens
+            copies += 4 * seen.num_hidden_layers * tokens * token
+        numbers += num_augmentations * copies
+    return batch_size * numbers * torch.float32.itemsize
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that may still be taken on `device`."""
     if device.type == "cuda":
@@ -218,6 +244,8 @@ def make_room(pipe: BlendedDiffusionPipeline, settings: EditSettings, batch_size
     # each region is seen by itself
     copies = max(settings.num_augmentations, 1) * len(settings.region_prompts or [settings.prompt])
     free = free_memory(pipe._execution_device)
+    if at_most(pipe, batch_size, copies, gradient) <= free:
+        return None
     begun = way = Way.of(pipe)
     first = needed = count_step(pipe, batch_size, copies, gradient, way)
     ways = _ways(way, batch_size * copies, gradient)

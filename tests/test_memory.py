@@ -7,13 +7,18 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from conftest import assert_close, make_tiny_pipe
+from diffusers import UNet2DModel
 from PIL import Image
+from transformers import CLIPConfig, CLIPModel
 
 from blended_diffusion import memory
 from blended_diffusion.candidates import largest_difference
+from blended_diffusion.checkpoints import PRESETS
+from blended_diffusion.checkpoints.stock_unet import unet_config
 from blended_diffusion.cli import main
 from blended_diffusion.inputs import read_record
 from blended_diffusion.memory import GIB, Tally, Way, count_step, free_memory, make_room, peak_memory, weights_bytes
+from blended_diffusion.models import load_model
 from blended_diffusion.records import EditSettings
 from blended_diffusion.windows import WindowedPipeline
 from pipeline_blended_diffusion import BlendedDiffusionPipeline, ModularSteps, recomputed
@@ -201,6 +206,30 @@ def test_what_makes_a_step_need_less(tiny_pipe):
     assert 0.5 * plain <= count() < 0.8 * plain  # what the losses are made of stays fp32
 
 
+@pytest.mark.parametrize("name", ["tiny", "bundled", "full-size"])
+def test_more_than_a_step_needs_is_known_without_counting(name):
+    """And not so much more that it would always be counted."""
+    pipe = {"tiny": make_tiny_pipe, "bundled": lambda: load_model().pipe, "full-size": full_size_pipe}[name]()
+    for batch_size, copies, gradient in ((2, 1, None), (1, 1, "sample"), (1, 8, "estimate"), (4, 8, "sample")):
+        counted = count_step(pipe, batch_size, copies, gradient)
+        assert 1.15 * counted < memory.at_most(pipe, batch_size, copies, gradient) < 10 * counted
+
+
+def full_size_pipe() -> BlendedDiffusionPipeline:
+    """OpenAI's 256×256 network and a CLIP ViT-B/16, without numbers."""
+    architecture = PRESETS["256x256_diffusion_uncond"].architecture
+    config, parts = unet_config(architecture), make_tiny_pipe().components
+    with torch.device("meta"):
+        clip = CLIPModel(CLIPConfig(vision_config={"patch_size": 16}))
+        return BlendedDiffusionPipeline(**{**parts, "unet": UNet2DModel.from_config(config), "clip_model": clip})
+
+
+def test_plenty_is_not_counted(tiny_pipe, monkeypatch):
+    monkeypatch.delattr(memory, "count_step")
+    monkeypatch.setattr(memory, "free_memory", lambda device: memory.at_most(tiny_pipe, 2, 3, "sample"))
+    assert make_room(tiny_pipe, SETTINGS, 2) is None
+
+
 def test_counting_leaves_everything_alone(tiny_pipe, photo, mask):
     before = edit(tiny_pipe, photo, mask)
     state = torch.get_rng_state()
@@ -241,7 +270,7 @@ def test_making_room(tiny_pipe, monkeypatch):
         return make_room(tiny_pipe, settings, 2), Way.of(tiny_pipe)
 
     assert with_free(needs[0]) == (None, Way())
-    note, way = with_free(needs[0] - 1)
+    note, way = with_free(needs[0] - 1)  # less than `at_most` says: it is counted
     assert way == Way(True)
     assert note.endswith(f"gradient checkpointing makes it {needs[1] / GIB:.3g}.")
     assert with_free(needs[0]) == (None, Way(True))  # what is on stays on
