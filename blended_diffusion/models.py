@@ -21,6 +21,7 @@ from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from blended_diffusion import machine
 from blended_diffusion.demo import MODEL_FOLDER
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
@@ -35,6 +36,7 @@ SIGLIP = {
     "feature_extractor": ["SiglipImageProcessor"],
 }
 NETWORKS = ("unet", "clip_model", "clip_model_2")
+LARGE = 200e6  # bytes of a UNet's weights: there half precision saves more than the rounding costs
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
@@ -58,13 +60,20 @@ class Model:
         return self.pipe.sample_size[0]
 
 
-def load_model(name: str = BUNDLED, dtype: torch.dtype = torch.float32, argument: str = "model") -> Model:
+def load_model(
+    name: str = BUNDLED,
+    dtype: torch.dtype | None = None,
+    argument: str = "model",
+    device: torch.device | str = "cpu",
+) -> Model:
     """Loads a pipeline that was saved by [`BlendedDiffusionPipeline.save_pretrained`].
 
     Args:
         name (`str`): `"bundled"`, a folder, or a Hub id such as `"somebody/some-model"`.
-        dtype (`torch.dtype`): of the UNet and CLIP.
+        dtype (`torch.dtype`, *optional*): of the UNet and CLIP. If left out, that is float32, and for a large UNet
+            (more than 200 MB of weights) half precision where `device` is quick in it.
         argument (`str`): what to call `name` in error messages.
+        device (`torch.device` or `str`): where the model is going to be; it comes on the CPU.
 
     Raises:
         ValueError: there is no such model, it is not one for this pipeline, or a part of it is missing or damaged.
@@ -72,6 +81,10 @@ def load_model(name: str = BUNDLED, dtype: torch.dtype = torch.float32, argument
     folder = _find_folder(name, argument)
     index = _read_index(folder, name, argument)
     sha256 = _hash(folder, name, argument)
+    if dtype is None:
+        size = sum(path.stat().st_size for path in (folder / "unet").glob("*.safetensors"))
+        dtype = machine.half_precision(torch.device(device)) if size > LARGE else None
+    dtype = dtype or torch.float32
     parts = {}
     for part in _parts_of(index):
         library = transformers if part.removesuffix("_2") in CLIP else diffusers

@@ -248,6 +248,13 @@ class TestResume:
         assert edit("--num-images", "2", "--resume") == 0
         assert "made with another torch;" in capsys.readouterr().err
 
+    def test_the_number_format_is_the_one_it_began_with(self, edit, capsys):
+        assert edit("--num-images", "1", "--dtype", "bfloat16") == 0
+        assert edit("--num-images", "2", "--resume") == 0
+        assert "made with another" not in capsys.readouterr().err
+        records = [json.loads(path.with_suffix(".json").read_text()) for path in ranked("output")]
+        assert [record["made_with"]["dtype"] for record in records] == ["bfloat16"] * 2
+
     def test_another_edit_in_the_folder_is_refused(self, edit, capsys):
         assert edit("--num-images", "1", "--quiet") == 0
         assert edit("--num-images", "1", "--quiet", "--seed", "5", "--strength", "0.5") == 2

@@ -28,7 +28,7 @@ def test_a_device_that_is_not_here_is_one_sentence(name):
 
 @pytest.mark.parametrize(
     ("setting", "dtype"),
-    [(None, torch.float32), ("no", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
+    [(None, None), ("no", None), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
 )
 def test_the_number_format_is_accelerates(monkeypatch, setting, dtype):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
@@ -44,6 +44,22 @@ def test_an_unknown_number_format_is_one_sentence(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     with pytest.raises(ValueError, match="accelerate is set to 'fp8'; give --dtype"):
         machine.find_dtype(None, "--dtype")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "dtype"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16)]
+    + [({"avx512_bf16": False, "avx2": True}, None), ({}, None)],
+)
+def test_half_precision_is_for_processors_that_have_it(monkeypatch, instructions, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert machine.half_precision(torch.device("cpu")) == dtype
+    assert machine.half_precision(torch.device("meta")) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_half_precision_of_a_gpu():
+    assert machine.half_precision(torch.device("cuda")) in (torch.bfloat16, torch.float16)
 
 
 def test_the_released_gpu_id_falls_back_to_the_cpu():

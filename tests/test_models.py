@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 
+from blended_diffusion import models
 from blended_diffusion.demo import MODEL_FOLDER
 from blended_diffusion.models import BUNDLED, load_model
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
@@ -71,6 +72,21 @@ def test_the_number_format_reaches_both_networks(tiny_model_dir):
     # whatever it was saved in
     pipe = load_model(BUNDLED, torch.float32).pipe
     assert {pipe.unet.dtype, pipe.clip_model.dtype} == {torch.float32}
+
+
+def test_large_networks_are_in_half_precision_where_that_is_quick(tiny_model_dir, monkeypatch):
+    def dtypes(*arguments, **options) -> set[torch.dtype]:
+        pipe = load_model(str(tiny_model_dir), *arguments, **options).pipe
+        return {pipe.unet.dtype, pipe.clip_model.dtype}
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert dtypes() == {torch.float32}
+    monkeypatch.setattr(models, "LARGE", 0)
+    assert dtypes() == {torch.bfloat16}
+    assert dtypes(torch.float32) == {torch.float32}
+    assert dtypes(device=torch.device("mps")) == {torch.float32}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert dtypes() == {torch.float32}
 
 
 def test_the_hash_is_that_of_the_weights(tiny_model_dir, folder):

@@ -334,6 +334,8 @@ def edit(
     machine.be_reproducible(None if earlier is None else earlier.made_with.threads)
     if wanted.needs_network:
         region = wanted.read(photo, place)
+    if dtype is None and earlier is not None:
+        dtype = earlier.made_with.dtype
     loaded = load_in_all(team, model, machine.find_dtype(dtype, "--dtype"), device, place, gradient_checkpointing)
     if model_output_size not in (None, loaded.size):
         raise ValueError(

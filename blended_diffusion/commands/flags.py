@@ -279,7 +279,8 @@ Dtype = Annotated[
     flag(
         MACHINE,
         "--dtype",
-        "Of the networks. [default: accelerate's mixed precision, else float32]",
+        "Of the networks. [default: accelerate's mixed precision, else float32, and bfloat16 for large networks where"
+        " the device is quick in it]",
         "float32|bfloat16|float16",
         one_of("float32", "bfloat16", "float16"),
     ),

@@ -27,7 +27,9 @@ def show(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def load(name: str, dtype: "torch.dtype", device: "torch.device", gradient_checkpointing: bool = False) -> "Model":
+def load(
+    name: str, dtype: "torch.dtype | None", device: "torch.device", gradient_checkpointing: bool = False
+) -> "Model":
     """The model `name`, on `device`."""
     from transformers.utils import logging
 
@@ -37,7 +39,7 @@ def load(name: str, dtype: "torch.dtype", device: "torch.device", gradient_check
     logging.disable_progress_bar()
     if device.type == "cpu":
         machine.keep_freed_memory()
-    model = load_model(name, dtype, "--model")
+    model = load_model(name, dtype, "--model", device)
     model.pipe.to(device)
     if gradient_checkpointing:
         model.pipe.unet.enable_gradient_checkpointing()
@@ -49,14 +51,15 @@ class Load:
     """What the other processes are asked for first: the model, each on its own device.
 
     Attributes:
-        name (`str`), dtype (`torch.dtype`): of the model.
+        name (`str`): of the model.
+        dtype (`torch.dtype`, *optional*): of its networks; what suits the device if left out.
         device (`str`, *optional*): the kind that is wanted.
         threads (`int`): how many the first process uses on the CPU, where sums are split among them.
         gradient_checkpointing (`bool`): of the UNet.
     """
 
     name: str
-    dtype: "torch.dtype"
+    dtype: "torch.dtype | None"
     device: str | None
     threads: int
     gradient_checkpointing: bool = False
@@ -68,7 +71,7 @@ class Load:
         machine.be_reproducible(self.threads)
         model = load(self.name, self.dtype, place, self.gradient_checkpointing)
         model.pipe.set_progress_bar_config(disable=True)
-        worker.tools = (model, machine.describe(place, self.dtype))
+        worker.tools = (model, machine.describe(place, model.pipe.unet.dtype))
 
 
 def find_team(device: str | None, gpu_id: int | None = None) -> "Team":
@@ -91,7 +94,7 @@ def find_team(device: str | None, gpu_id: int | None = None) -> "Team":
 def load_in_all(
     team: "Team",
     name: str,
-    dtype: "torch.dtype",
+    dtype: "torch.dtype | None",
     device: str | None,
     place: "torch.device",
     gradient_checkpointing: bool = False,
