@@ -232,6 +232,13 @@ def background_mse(estimate: torch.Tensor, source: torch.Tensor) -> torch.Tensor
 FP16_LOSS_EXPONENT = 12
 FP16_BACKOFF_EXPONENT = 8
 FP16_ATTEMPTS = 4
+# no network's input is that large, unless guidance that is much too strong has driven the sample away
+FP16_INPUT = 1000.0
+
+
+def rounded(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What a network of `dtype` gets: rounded, and for fp16 kept where the numbers on its way stay finite."""
+    return (tensor.clamp(-FP16_INPUT, FP16_INPUT) if dtype == torch.float16 else tensor).to(dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1063,7 +1070,7 @@ class BlendedDiffusionSteps:
         self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One forward of the UNet: the predicted noise and, if the network learned one, the raw variance, in fp32."""
-        model_input = self.scheduler.scale_model_input(sample, timestep).to(self.unet.dtype)
+        model_input = rounded(self.scheduler.scale_model_input(sample, timestep), self.unet.dtype)
         output = self.unet(model_input, timestep, class_labels=class_labels).sample.float()
         noise_pred, variance_pred = output[:, :3], output[:, 3:]
         return noise_pred, variance_pred if variance_pred.shape[1] else None
@@ -1085,7 +1092,7 @@ class BlendedDiffusionSteps:
                 mean = images.new_tensor(feature_extractor.image_mean).view(1, 3, 1, 1)
                 std = images.new_tensor(feature_extractor.image_std).view(1, 3, 1, 1)
                 pixel_values = (pixel_values - mean) / std
-            features = model.get_image_features(pixel_values=pixel_values.to(model.dtype)).pooler_output
+            features = model.get_image_features(pixel_values=rounded(pixel_values, model.dtype)).pooler_output
             embeds.append(features.to(images.device, torch.float32))
         return torch.cat(embeds, dim=1)
 

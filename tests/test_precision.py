@@ -8,7 +8,7 @@ from conftest import assert_close, make_tiny_pipe
 from diffusers.utils import load_image
 
 from blended_diffusion.models import load_model
-from pipeline_blended_diffusion import BlendedDiffusionPipeline
+from pipeline_blended_diffusion import BlendedDiffusionPipeline, rounded
 
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -143,6 +143,22 @@ def test_fp16_is_finite_at_every_guidance_scale(photo, mask, clip_guidance_scale
     pictures = edit(half, photo, mask, guidance_gradient=guidance_gradient, strength=0.5, **arguments)
     assert pictures.isfinite().all()
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e6, 1e30])
+def test_fp16_is_finite_wherever_guidance_has_driven_the_sample(size):
+    half = make_tiny_pipe().to(torch.float16)
+    with torch.no_grad():
+        wild = size * samples()
+        assert all(output.isfinite().all() for output in half.predict(wild, torch.tensor(500), None))
+        assert half.clip_embed(wild).isfinite().all()
+
+
+def test_fp16_rounds_a_sane_sample_alone():
+    """What keeps wild ones finite must not touch those of every scheduler's noise."""
+    sample = 100 * samples().detach()
+    assert torch.equal(rounded(sample, torch.float16), sample.half())
+    assert torch.equal(rounded(1e30 * sample, torch.bfloat16), (1e30 * sample).bfloat16())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
