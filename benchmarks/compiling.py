@@ -1,7 +1,7 @@
 """What `torch.compile` costs once and saves at every step, with the bundled model.
 
 python -m benchmarks.compiling
-python -m benchmarks.compiling --full-size
+python -m benchmarks.compiling --full-size --dtype bfloat16
 
 The same edits are made by the plain and by compiled networks, in turn in one process. What compiling takes is the
 first edit's time less a later one's. `--full-size` times the 256×256 network's own forward and backward pass instead.
@@ -32,8 +32,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 WAYS = {"plain": (), "UNet compiled": ("unet",), "UNet and CLIP compiled": ("unet", "clip_model.vision_model")}
 
 
-def pipeline(compiled: tuple[str, ...], device: torch.device) -> BlendedDiffusionPipeline:
-    pipe = load_model().pipe.to(device)
+def pipeline(compiled: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> BlendedDiffusionPipeline:
+    pipe = load_model(dtype=dtype).pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     for name in compiled:
         operator.attrgetter(name)(pipe).compile()
@@ -88,7 +88,7 @@ def edits(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     figures = {}
     for gradient in ("estimate", "sample"):
         print(f"a step of {options.candidates} candidates, guidance_gradient={gradient!r}:")
-        pipes = {name: pipeline(compiled, device) for name, compiled in WAYS.items()}
+        pipes = {name: pipeline(compiled, device, machine.DTYPES[options.dtype]) for name, compiled in WAYS.items()}
         calls = {
             name: partial(seconds, pipe, gradient, options.candidates, options.steps) for name, pipe in pipes.items()
         }
@@ -98,13 +98,14 @@ def edits(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 
 def passes_of_full_size(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """The 256×256 network's forward pass, and forward and backward pass, with random weights."""
+    dtype = machine.DTYPES[options.dtype]
 
     def network() -> UNet2DModel:
         unet = UNet2DModel.from_config(unet_config(PRESETS["256x256_diffusion_uncond"].architecture)).eval()
-        return unet.to(device, memory_format=torch.channels_last).requires_grad_(False)
+        return unet.to(device, dtype, memory_format=torch.channels_last).requires_grad_(False)
 
     def passing(unet: UNet2DModel, backward: bool) -> float:
-        sample = torch.randn(1, 3, 256, 256, device=device).requires_grad_(backward)
+        sample = torch.randn(1, 3, 256, 256, device=device, dtype=dtype).requires_grad_(backward)
         begun = time.perf_counter()
         with torch.set_grad_enabled(backward):
             out = unet(sample, torch.tensor(500)).sample
@@ -127,15 +128,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--full-size", action="store_true", help="the 256×256 network alone")
+    parser.add_argument("--dtype", default="float32", choices=machine.DTYPES, help="of the networks")
     parser.add_argument("--device", help="cpu, cuda, … (default: what there is)")
     options = parser.parse_args()
     machine.keep_freed_memory()
     device = machine.find_device(options.device)
     if options.full_size:
-        results.write("compiling_full_size", passes_of_full_size(options, device))
+        figures = {"dtype": options.dtype, "passes": passes_of_full_size(options, device)}
+        results.write("compiling_full_size", figures)
     else:
         figures = edits(options, device)
-        results.write("compiling", {"candidates": options.candidates, "steps": options.steps, "gradients": figures})
+        about = {"candidates": options.candidates, "steps": options.steps, "dtype": options.dtype}
+        results.write("compiling", {**about, "gradients": figures})
 
 
 if __name__ == "__main__":
