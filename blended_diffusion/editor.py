@@ -108,9 +108,9 @@ class Editor:
         settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
         return Edit.prepare(self.model, photo, region, settings)
 
-    def keep_photo(self, image: PIL.Image.Image, name: str) -> Photo:
+    def keep_photo(self, image: PIL.Image.Image, name: str, icc_profile: bytes | None = None) -> Photo:
         """A picture that came from no file, as one that did."""
-        return Photo(image, None, Path("in memory"), hashlib.sha256(image.tobytes()).hexdigest())
+        return Photo(image, icc_profile, Path("in memory"), hashlib.sha256(image.tobytes()).hexdigest())
 
     def keep_mask(self, mask: PIL.Image.Image, name: str) -> Mask:
         """A mask that came from no file, as one that did."""
@@ -194,21 +194,22 @@ class FolderEditor(Editor):
                 images.append(picture.copy())
         return Edited(images, [entry.clip_distance for entry in entries], [entry.seed for entry in entries])
 
-    def keep_photo(self, image: PIL.Image.Image, name: str) -> Photo:
-        path = self._write(image, name, "photo")
-        return Photo(image, None, path, hashlib.sha256(path.read_bytes()).hexdigest())
+    def keep_photo(self, image: PIL.Image.Image, name: str, icc_profile: bytes | None = None) -> Photo:
+        path = self._write(image, name, "photo", icc_profile)
+        return Photo(image, icc_profile, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
     def keep_mask(self, mask: PIL.Image.Image, name: str) -> Mask:
         path = self._write(mask, name, "mask")
         return Mask(mask, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
-    def _write(self, image: PIL.Image.Image, name: str, what: str) -> Path:
-        # named by its pixels: nothing that a finished picture was made from is ever overwritten
-        digest = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
+    def _write(self, image: PIL.Image.Image, name: str, what: str, icc_profile: bytes | None = None) -> Path:
+        # named by what is in it: nothing that a finished picture was made from is ever overwritten
+        about = f"{image.mode} {image.size}".encode() + (icc_profile or b"")
+        digest = hashlib.sha256(about + image.tobytes()).hexdigest()
         path = (self.folder / name / "inputs" / f"{what}_{digest[:12]}.png").absolute()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            gallery.write_png(image, path)
+            gallery.write_png(image, path, icc_profile)
         except OSError as error:
             raise ValueError(
                 f"{self.argument} {str(self.folder)!r} cannot be written to ({error.strerror})."

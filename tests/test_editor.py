@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from blended_diffusion import machine
 from blended_diffusion.candidates import make_again, make_candidates
@@ -118,3 +118,12 @@ def test_what_is_written_stays_whole(folder_editor, scene, monkeypatch):
     with pytest.raises(ValueError, match="full"):
         editor.keep_photo(scene[0], "a")
     assert photo.path.read_bytes() == kept
+
+
+def test_a_colour_profile_is_kept(folder_editor, scene):
+    editor = folder_editor()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    plain, profiled = (editor.keep_photo(scene[0], "a", profile) for profile in (None, srgb))
+    assert plain.path != profiled.path
+    assert read_photo(str(plain.path)).icc_profile is None
+    assert read_photo(str(profiled.path)).icc_profile == profiled.icc_profile == srgb

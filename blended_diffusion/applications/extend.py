@@ -140,8 +140,7 @@ def extend(
     settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
 
     def edit(image: PIL.Image.Image, mask: PIL.Image.Image, settings: EditSettings, name: str) -> Edited:
-        start = editor.keep_photo(image, name)
-        start = start if photo is None else replace(start, icc_profile=photo.icc_profile)
+        start = editor.keep_photo(image, name, None if photo is None else photo.icc_profile)
         return editor.edit(start, mask, settings, name)
 
     pixels = np.zeros((top + image.height + bottom, left + image.width + right, len(image.getbands())), np.uint8)

@@ -65,8 +65,7 @@ def remove(
     region = picture_of(mask)
     filled = smooth_fill(photo, region)
     misfit(filled, region)  # says at once if there are no surroundings to compare with
-    start = editor.keep_photo(filled, name)
-    start = replace(start, icc_profile=image.icc_profile) if isinstance(image, Photo) else start
+    start = editor.keep_photo(filled, name, image.icc_profile if isinstance(image, Photo) else None)
     edited = editor.edit(start, mask, settings, name)
     misfits = [misfit(one, region) for one in edited.images]
     order = sorted(range(len(misfits)), key=lambda index: misfits[index])

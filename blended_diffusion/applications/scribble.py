@@ -91,5 +91,4 @@ def start_from(
     if photo.mode == "RGBA":
         colours.putalpha(photo.getchannel("A"))
     start.paste(colours)
-    kept = editor.keep_photo(start, name)
-    return (replace(kept, icc_profile=image.icc_profile) if isinstance(image, Photo) else kept), mask
+    return editor.keep_photo(start, name, image.icc_profile if isinstance(image, Photo) else None), mask

@@ -8,7 +8,6 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -193,7 +192,7 @@ def keep_result(
     """
     image = done.best if isinstance(done, Edited) else done
     if not isinstance(editor, FolderEditor):
-        return replace(editor.keep_photo(image, ""), icc_profile=before.icc_profile)
+        return editor.keep_photo(image, "", before.icc_profile)
     path = editor.folder / RESULT
     if not shows(path, image):
         if following is not None and path.exists():
