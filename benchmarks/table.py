@@ -11,11 +11,11 @@ from benchmarks import results
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n"
 STEPS = {
-    "released editor": "the released editor's, on guided-diffusion's own code",
-    "sample": "ours, gradient through the network",
-    "estimate": "ours, gradient at the estimate",
-    "sample, bf16": "ours in bfloat16, gradient through the network",
-    "estimate, bf16": "ours in bfloat16, gradient at the estimate",
+    "released editor": "the released editor's, on guided-diffusion's own code, float32",
+    "sample, bf16": "ours, gradient through the network, bfloat16",
+    "estimate, bf16": "ours, gradient at the estimate, bfloat16",
+    "sample": "ours, gradient through the network, float32",
+    "estimate": "ours, gradient at the estimate, float32",
 }
 
 
@@ -51,7 +51,7 @@ def section() -> str:
         f"{step_table(step)}\n{edit_table(edit)}\n"
         f"Measured on {machine['device']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, torch"
         f" {machine['torch']}: `python -m benchmarks.step` (medians of {rounds} steps of each way, in turn),"
-        " `python -m benchmarks.edit`.\n"
+        " `python -m benchmarks.edit`. On such a processor a large model is in bfloat16 unless told otherwise.\n"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 # of the steps that the model itself asks for: fewer steps of the same way
-SHARES = {"fast": 1 / 3, "balanced": 1 / 2, "best": 1.0}
+SHARES = {"fast": 0.4, "balanced": 1 / 2, "best": 1.0}
 # --timestep_respacing 100 --skip_timesteps 25 --clip_guidance_lambda 1000 --range_lambda 50 --aug_num 8
 RELEASE: dict[str, Any] = {
     "match_release": True,

@@ -12,7 +12,7 @@ from blended_diffusion.presets import PRESETS, RELEASE, preset_settings
 
 def test_fewer_steps_of_the_model_s_own_way():
     steps = [preset_settings(preset, 30)["num_inference_steps"] for preset in ("fast", "balanced", "best")]
-    assert steps == [10, 15, 30]
+    assert steps == [12, 15, 30]
     assert preset_settings("fast", 1) == {"num_inference_steps": 1}
 
 
