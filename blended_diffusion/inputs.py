@@ -61,6 +61,11 @@ def picture_of(given: PIL.Image.Image | Photo | Mask | None) -> PIL.Image.Image 
     return given.image if isinstance(given, (Photo, Mask)) else given
 
 
+def profile_of(given: PIL.Image.Image | Photo) -> bytes | None:
+    """The colour profile of a photo; a picture that came from no file has none."""
+    return given.icc_profile if isinstance(given, Photo) else None
+
+
 def read_photo(path: str | Path, argument: str = "photo", size: tuple[int, int] | None = None) -> Photo:
     """Reads a photo, turned as its EXIF orientation says.
 

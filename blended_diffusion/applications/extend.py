@@ -16,7 +16,7 @@ from scipy.ndimage import maximum_filter
 
 from blended_diffusion.applications.remove import misfit
 from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Photo
+from blended_diffusion.inputs import Photo, picture_of, profile_of
 from blended_diffusion.records import EditSettings
 
 
@@ -130,8 +130,7 @@ def extend(
         ValueError: no side grows, an amount is negative, the window does not fit into the picture, or `prompt_area` is
             something else.
     """
-    photo = image if isinstance(image, Photo) else None
-    image = image if photo is None else photo.image
+    profile, image = profile_of(image), picture_of(image)
     prompts = dict(zip(SIDES, (prompt_left, prompt_right, prompt_top, prompt_bottom), strict=True))
     check_growth(left, right, top, bottom)
     window = find_window(image.size, window)
@@ -140,7 +139,7 @@ def extend(
     settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
 
     def edit(image: PIL.Image.Image, mask: PIL.Image.Image, settings: EditSettings, name: str) -> Edited:
-        start = editor.keep_photo(image, name, None if photo is None else photo.icc_profile)
+        start = editor.keep_photo(image, name, profile)
         return editor.edit(start, mask, settings, name)
 
     pixels = np.zeros((top + image.height + bottom, left + image.width + right, len(image.getbands())), np.uint8)

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import spsolve
 from scipy.spatial.distance import cdist
 
 from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Mask, Photo, picture_of
+from blended_diffusion.inputs import Mask, Photo, picture_of, profile_of
 from blended_diffusion.records import EditSettings
 
 
@@ -65,7 +65,7 @@ def remove(
     region = picture_of(mask)
     filled = smooth_fill(photo, region)
     misfit(filled, region)  # says at once if there are no surroundings to compare with
-    start = editor.keep_photo(filled, name, image.icc_profile if isinstance(image, Photo) else None)
+    start = editor.keep_photo(filled, name, profile_of(image))
     edited = editor.edit(start, mask, settings, name)
     misfits = [misfit(one, region) for one in edited.images]
     order = sorted(range(len(misfits)), key=lambda index: misfits[index])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import PIL.Image
 
 from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Photo, picture_of
+from blended_diffusion.inputs import Photo, picture_of, profile_of
 from blended_diffusion.masks import from_difference, grow
 from blended_diffusion.records import EditSettings
 
@@ -91,4 +91,4 @@ def start_from(
     if photo.mode == "RGBA":
         colours.putalpha(photo.getchannel("A"))
     start.paste(colours)
-    return editor.keep_photo(start, name, image.icc_profile if isinstance(image, Photo) else None), mask
+    return editor.keep_photo(start, name, profile_of(image)), mask
