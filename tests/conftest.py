@@ -96,6 +96,17 @@ def make_tiny_pipe(**changes) -> BlendedDiffusionPipeline:
 
 
 @pytest.fixture
+def as_in_a_new_process(tmp_path, monkeypatch):
+    """In a folder of its own; what a command sets in torch is set back."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
 def tiny_pipe() -> BlendedDiffusionPipeline:
     return make_tiny_pipe()
 

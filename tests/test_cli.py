@@ -26,15 +26,7 @@ from blended_diffusion.records import to_json
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
-@pytest.fixture(autouse=True)
-def as_in_a_new_process(tmp_path, monkeypatch):
-    """In a folder of its own; what the command sets in torch is set back."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
 
 
 @pytest.fixture

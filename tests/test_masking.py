@@ -7,7 +7,6 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import pytest
-import torch
 
 from blended_diffusion import masks
 from blended_diffusion.cli import main
@@ -17,13 +16,10 @@ SIZE = (40, 30)
 
 
 @pytest.fixture(autouse=True)
-def as_in_a_new_process(tmp_path, monkeypatch):
-    """In a folder of its own, with a photo; what the command sets in torch is set back."""
-    monkeypatch.chdir(tmp_path)
+def photo_in_the_folder(as_in_a_new_process):
+    """A 40×30 one in the folder."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     PIL.Image.fromarray(pixels).save("photo.png")
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:

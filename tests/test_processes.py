@@ -37,14 +37,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["blended_diffusion.candidates", "blended_diffusion.jobs", "torch.distributed"])
 
 
-@pytest.fixture(autouse=True)
-def as_in_a_new_process(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
 
 
 @pytest.fixture

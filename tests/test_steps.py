@@ -23,11 +23,7 @@ from blended_diffusion.records import EditSettings
 SIZE = (40, 30)
 
 
-@pytest.fixture(autouse=True)
-def as_in_a_new_process(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
 
 
 def box(*edges: int) -> PIL.Image.Image:

@@ -29,11 +29,7 @@ from pipeline_blended_diffusion import BlendedDiffusionPipeline
 SIZE = (64, 48)
 
 
-@pytest.fixture(autouse=True)
-def as_in_a_new_process(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
 
 
 def ground(width: int = 96, height: int = 64) -> Image.Image:
