@@ -137,7 +137,7 @@ def edit(
         flag(
             METHOD,
             "--preset",
-            "How much time to take: fast a third and balanced half of the model's steps, best (the default) all;"
+            "How much time to take: fast two fifths and balanced half of the model's steps, best (the default) all;"
             " release: the released editor's settings. Other flags come before it.",
             "|".join(PRESETS),
             one_of(*PRESETS),
