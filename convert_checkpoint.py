@@ -3,7 +3,7 @@
 python convert_checkpoint.py 256x256_diffusion_uncond.pt --output my-model
 """
 
-from blended_diffusion.checkpoints.command import main
+from blended_diffusion.commands.convert import main
 
 
 if __name__ == "__main__":

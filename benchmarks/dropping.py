@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from benchmarks import results
 from blended_diffusion import machine
-from blended_diffusion.candidates import Edit
+from blended_diffusion.editing.candidates import Edit
+from blended_diffusion.editing.presets import preset_settings
 from blended_diffusion.evaluation.benchmark import Task, load_benchmark
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.models import load_model
-from blended_diffusion.presets import preset_settings
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
 
 
 def looked_at_half_way(edit: Edit, seeds: list[int]) -> tuple[list[float], list[float], list[Any]]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from blended_diffusion.applications.video.clips import read_clip, read_masks
 from blended_diffusion.applications.video.edit import EditedFrame, edit_frame, edit_video, steady_squares
 from blended_diffusion.applications.video.flow import dense_flow, flicker
-from blended_diffusion.editor import Editor
-from blended_diffusion.records import EditSettings
+from blended_diffusion.editing.editor import Editor
+from blended_diffusion.painters.settings import EditSettings
 from examples.make_clip import main as make_clip
 
 

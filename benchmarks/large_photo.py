@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from blended_diffusion import gallery, machine
-from blended_diffusion.editor import FolderEditor
-from blended_diffusion.inputs import read_mask, read_photo
+from blended_diffusion import machine
+from blended_diffusion.editing.editor import FolderEditor
+from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.models import load_model
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures import gallery
+from blended_diffusion.pictures.inputs import read_mask, read_photo
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -50,7 +52,7 @@ def main() -> None:
     machine.be_reproducible()
     model = load_model()
     model.pipe.set_progress_bar_config(disable=True)
-    made_with = machine.describe(torch.device("cpu"), torch.float32)
+    made_with = MadeWith.on(torch.device("cpu"), torch.float32)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder)

@@ -2,9 +2,9 @@
 
 python -m benchmarks.memory
 
-The count is [`blended_diffusion.memory.count_step`]'s: the tensors that live at the same time, for one candidate and
-eight copies for a CLIP ViT-B/16. It is made without weights and without a GPU. With `--measure` a step of each way is
-taken on the CPU in fp32, in a process of its own, and its peak memory is set against the count.
+The count is [`blended_diffusion.editing.memory.count_step`]'s: the tensors that live at the same time, for one
+candidate and eight copies for a CLIP ViT-B/16. It is made without weights and without a GPU. With `--measure` a step
+of each way is taken on the CPU in fp32, in a process of its own, and its peak memory is set against the count.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks import results
 from blended_diffusion.checkpoints import PRESETS
 from blended_diffusion.checkpoints.stock_unet import scheduler_config, unet_config
 from blended_diffusion.demo import MODEL_FOLDER
-from blended_diffusion.memory import GIB, Way, count_step, peak_memory, weights_bytes
+from blended_diffusion.editing.memory import GIB, Way, count_step, peak_memory, weights_bytes
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 

@@ -22,12 +22,12 @@ from torch.utils._pytree import tree_map_only
 
 from benchmarks import results
 from blended_diffusion import machine
-from blended_diffusion.candidates import Candidate, Edit
+from blended_diffusion.editing.candidates import Candidate, Edit
 from blended_diffusion.evaluation.benchmark import Task, load_benchmark
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.evaluation.methods import METHODS
 from blended_diffusion.models import Model, load_model
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
 
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

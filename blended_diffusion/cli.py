@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from blended_diffusion import processes
-from blended_diffusion.checkpoints.command import as_flags, convert_command
 from blended_diffusion.commands.background import background
 from blended_diffusion.commands.batch import batch
+from blended_diffusion.commands.convert import as_flags, convert_command
 from blended_diffusion.commands.edit import EDIT_HELP, edit
 from blended_diffusion.commands.extend import extend
 from blended_diffusion.commands.interpolate import interpolate
@@ -25,6 +24,7 @@ from blended_diffusion.commands.replay import replay
 from blended_diffusion.commands.running import show
 from blended_diffusion.commands.steps import steps
 from blended_diffusion.commands.video import video
+from blended_diffusion.editing import processes
 
 
 app = typer.Typer(

@@ -6,14 +6,10 @@ What belongs here asks about devices, number formats, threads and versions. Mode
 import ctypes
 import os
 import platform
-from importlib.metadata import version
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_choice_from_env
-
-from blended_diffusion import __version__
-from blended_diffusion.records import MadeWith
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -83,21 +79,6 @@ def be_reproducible(threads: int | None = None) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def describe(device: torch.device, dtype: torch.dtype) -> MadeWith:
-    """What the pictures made on this machine have to remember of it."""
-    return MadeWith(
-        blended_diffusion=__version__,
-        torch=version("torch"),
-        diffusers=version("diffusers"),
-        transformers=version("transformers"),
-        python=platform.python_version(),
-        device=device.type,
-        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        dtype=str(dtype).removeprefix("torch."),
-        threads=torch.get_num_threads(),
-    )
 
 
 def keep_freed_memory() -> None:

@@ -44,8 +44,8 @@ PUBLIC = [
             "released_timesteps",
         ],
     ),
-    ("blended_diffusion.editor", "Photos of any size", ["Editor", "Editor.edit", "Edited", "FolderEditor"]),
-    ("blended_diffusion.records", "What is wanted of an edit", ["EditSettings"]),
+    ("blended_diffusion.editing.editor", "Photos of any size", ["Editor", "Editor.edit", "Edited", "FolderEditor"]),
+    ("blended_diffusion.editing.records", "What is wanted of an edit", ["EditSettings"]),
     ("blended_diffusion.models", "Models from a name", ["load_model", "Model"]),
     ("blended_diffusion.masks.shapes", "Masks", ["from_box", "from_polygon", "from_alpha", "from_difference", "grow"]),
     ("blended_diffusion.masks.networks", "Masks that networks find", ["from_words", "from_click"]),
@@ -59,10 +59,18 @@ PUBLIC = [
     ("blended_diffusion.applications.reconstruct", "Applications: what the model keeps", ["reconstruct"]),
     ("blended_diffusion.applications.interpolate", "Applications: between two prompts", ["interpolate"]),
     ("blended_diffusion.applications.video.edit", "Applications: a clip", ["edit_video", "EditedFrame"]),
-    ("blended_diffusion.jobs", "Many photos", ["run_jobs"]),
-    ("blended_diffusion.regions", "The pipeline for several regions", ["RegionsPipeline", "RegionsPipeline.of"]),
-    ("blended_diffusion.windows", "The pipeline for large regions", ["WindowedPipeline", "WindowedPipeline.of"]),
-    ("blended_diffusion.small_masks", "A mask that shrinks", ["ShrinkingMask", "growth_of"]),
+    ("blended_diffusion.applications.batch", "Many photos", ["run_jobs"]),
+    (
+        "blended_diffusion.painters.regions",
+        "The pipeline for several regions",
+        ["RegionsPipeline", "RegionsPipeline.of"],
+    ),
+    (
+        "blended_diffusion.painters.windows",
+        "The pipeline for large regions",
+        ["WindowedPipeline", "WindowedPipeline.of"],
+    ),
+    ("blended_diffusion.painters.shrinking_masks", "A mask that shrinks", ["ShrinkingMask", "growth_of"]),
 ]
 
 SECTIONS = ("Args", "Attributes", "Returns", "Raises")

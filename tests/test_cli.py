@@ -18,9 +18,8 @@ import torch
 import blended_diffusion
 from blended_diffusion.cli import main
 from blended_diffusion.demo import KNOWN_WORDS
-from blended_diffusion.gallery import write_png
-from blended_diffusion.inputs import read_record
-from blended_diffusion.records import to_json
+from blended_diffusion.editing.records import read_record, to_json
+from blended_diffusion.pictures.gallery import write_png
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from blended_diffusion.checkpoints import PRESETS, Preset, convert, recorded_architecture, to_guided_diffusion
-from blended_diffusion.checkpoints.command import app
+from blended_diffusion.commands.convert import app
 
 
 ROOT = Path(__file__).parents[1]
@@ -238,7 +238,7 @@ def test_guided_diffusions_published_flags_can_be_pasted(tmp_path, checkpoint, c
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys, blended_diffusion.checkpoints.command; print('torch' in sys.modules)"
+    code = "import sys, blended_diffusion.commands.convert; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
 
 

@@ -35,8 +35,8 @@ from diffusers import (
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
 
-from blended_diffusion.regions import RegionsPipeline
-from blended_diffusion.windows import WindowedPipeline
+from blended_diffusion.painters.regions import RegionsPipeline
+from blended_diffusion.painters.windows import WindowedPipeline
 from pipeline_blended_diffusion import BlendedDiffusionPipeline, to_tensor
 
 

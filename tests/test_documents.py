@@ -34,11 +34,11 @@ from stand_ins import save_stand_ins
 
 import pipeline_blended_diffusion
 from blended_diffusion import models
+from blended_diffusion.applications.tasks import APPLICATIONS
 from blended_diffusion.checkpoints import PRESETS
 from blended_diffusion.checkpoints.presets import DEFAULT_CLIP
 from blended_diffusion.cli import app, main
 from blended_diffusion.demo import KNOWN_WORDS, MODEL_FOLDER
-from blended_diffusion.tasks import APPLICATIONS
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 

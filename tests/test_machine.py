@@ -9,6 +9,7 @@ import torch
 from accelerate import PartialState
 
 from blended_diffusion import machine
+from blended_diffusion.editing.made_with import MadeWith
 
 
 def test_the_device_is_accelerates():
@@ -71,7 +72,7 @@ def test_being_reproducible_takes_the_threads_of_then():
     try:
         machine.be_reproducible(3)
         assert torch.are_deterministic_algorithms_enabled()
-        described = machine.describe(torch.device("cpu"), torch.bfloat16)
+        described = MadeWith.on(torch.device("cpu"), torch.bfloat16)
         assert (described.threads, described.dtype, described.device) == (3, "bfloat16", "cpu")
         assert described.torch == torch.__version__.partition("+")[0]
     finally:

@@ -15,7 +15,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 
-from blended_diffusion.gallery import write_text
+from blended_diffusion.pictures.gallery import write_text
 from training.optimizers import MatrixViews
 
 

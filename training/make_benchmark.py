@@ -14,8 +14,8 @@ import numpy as np
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from blended_diffusion.canvas import square_around
 from blended_diffusion.evaluation.benchmark import COMPOSITE_SIDE, COMPOSITES_PER_EDIT, CONTEXT
+from blended_diffusion.pictures.canvas import square_around
 from training.pictures import paste, read_imagefolder
 from training.prepare_data import licence_link, read_table
 

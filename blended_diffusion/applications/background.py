@@ -13,10 +13,10 @@ import PIL.ImageChops
 import torch
 from scipy.ndimage import distance_transform_edt, uniform_filter
 
-from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Mask, Photo, picture_of
+from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.masks import grow
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.inputs import Mask, Photo, picture_of
 
 
 # of a soft edge to either side of the mask's, as a share of the photo's shorter side, and at least in pixels

@@ -15,9 +15,9 @@ import PIL.ImageDraw
 from scipy.ndimage import maximum_filter
 
 from blended_diffusion.applications.remove import misfit
-from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Photo, picture_of, profile_of
-from blended_diffusion.records import EditSettings
+from blended_diffusion.editing.editor import Edited, Editor
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.inputs import Photo, picture_of, profile_of
 
 
 Box = tuple[int, int, int, int]

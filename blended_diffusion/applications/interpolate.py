@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import PIL.Image
 
-from blended_diffusion.editor import Editor
-from blended_diffusion.inputs import Mask, Photo
-from blended_diffusion.records import EditSettings
+from blended_diffusion.editing.editor import Editor
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.inputs import Mask, Photo
 
 
 def interpolate(

@@ -11,10 +11,10 @@ import PIL.Image
 import torch
 from kornia.metrics import psnr
 
-from blended_diffusion.canvas import Canvas
-from blended_diffusion.editor import Editor
-from blended_diffusion.inputs import Mask, Photo, picture_of
-from blended_diffusion.records import EditSettings
+from blended_diffusion.editing.editor import Editor
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.canvas import Canvas
+from blended_diffusion.pictures.inputs import Mask, Photo, picture_of
 
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)

@@ -1,7 +1,7 @@
 """Several regions of one photo edited together, each with its own words.
 
 What belongs here is what a region is to people, and the edit that is made of several. How the regions share one
-denoising pass is the business of [`~blended_diffusion.regions`].
+denoising pass is the business of [`~blended_diffusion.painters.regions`].
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import PIL.Image
 
-from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Mask, Photo, picture_of
-from blended_diffusion.records import EditSettings
-from blended_diffusion.regions import RegionMask, label
+from blended_diffusion.editing.editor import Edited, Editor
+from blended_diffusion.painters.regions import RegionMask, label
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.inputs import Mask, Photo, picture_of
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from scipy.sparse.csgraph import laplacian
 from scipy.sparse.linalg import spsolve
 from scipy.spatial.distance import cdist
 
-from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Mask, Photo, picture_of, profile_of
-from blended_diffusion.records import EditSettings
+from blended_diffusion.editing.editor import Edited, Editor
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.inputs import Mask, Photo, picture_of, profile_of
 
 
 Box = tuple[int, int, int, int]

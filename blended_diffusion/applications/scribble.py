@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import PIL.Image
 
-from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Photo, picture_of, profile_of
+from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.masks import from_difference, grow
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.inputs import Photo, picture_of, profile_of
 
 
 # where the shape and the colours of a scribble are still seen and its flat paint is not

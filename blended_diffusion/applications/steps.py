@@ -15,14 +15,15 @@ import PIL.Image
 import PIL.ImageOps
 from diffusers.utils import make_image_grid
 
-from blended_diffusion import gallery, masks
+from blended_diffusion import masks
 from blended_diffusion.applications.regions import Region, edit_regions
-from blended_diffusion.candidates import Edit
-from blended_diffusion.editor import Edited, Editor, FolderEditor
-from blended_diffusion.inputs import Mask, Photo, read_mask, read_photo
-from blended_diffusion.records import EditSettings
-from blended_diffusion.tasks import DrawnMask, Step, application_of, parse_steps
-from blended_diffusion.whole_files import whole_file
+from blended_diffusion.applications.tasks import DrawnMask, Step, application_of, parse_steps
+from blended_diffusion.editing.candidates import Edit
+from blended_diffusion.editing.editor import Edited, Editor, FolderEditor
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures import gallery
+from blended_diffusion.pictures.inputs import Mask, Photo, read_mask, read_photo
+from blended_diffusion.pictures.whole_files import whole_file
 
 
 # of the overview's pictures, in pixels, and how many stand in a row

@@ -9,11 +9,11 @@ from dataclasses import replace
 import PIL.Image
 from diffusers.utils import make_image_grid
 
-from blended_diffusion import gallery
-from blended_diffusion.canvas import Canvas, square_around
-from blended_diffusion.editor import Edited, Editor
-from blended_diffusion.inputs import Mask, Photo, picture_of
-from blended_diffusion.records import EditSettings
+from blended_diffusion.editing.editor import Edited, Editor
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures import gallery
+from blended_diffusion.pictures.canvas import Canvas, square_around
+from blended_diffusion.pictures.inputs import Mask, Photo, picture_of
 
 
 def over_strengths(

@@ -1,10 +1,10 @@
 """guided-diffusion weights ↔ `UNet2DModel`.
 
-Belongs here: everything about checkpoints in OpenAI's guided-diffusion layout, the `convert` command included. Does
-not: the method, and anything about pictures.
+Belongs here: everything about checkpoints in OpenAI's guided-diffusion layout. Does not: the method, anything about
+pictures, and the command line, which is `commands.convert`.
 
 `architecture` and `presets` say what a network is, `stock_unet` where its weights lie in diffusers' classes,
-`tensor_files` reads and writes, `conversion` puts these together, `command` is the command line.
+`tensor_files` reads and writes, `conversion` puts these together.
 """
 
 import importlib

@@ -81,14 +81,15 @@ def background(
     if not wanted.sources:
         raise ValueError("--mask is missing; say with it or with --mask-prompt what the foreground is.")
 
-    from blended_diffusion import inputs
+    from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
     foreground = None if wanted.needs_network else wanted.read(photo)
 
-    from blended_diffusion import gallery, masks
+    from blended_diffusion import masks
     from blended_diffusion.applications.background import matte, replace_background
-    from blended_diffusion.records import EditSettings
+    from blended_diffusion.painters.settings import EditSettings
+    from blended_diffusion.pictures import gallery
 
     folder = Path(output_path)
     film = vid_format if vid else None

@@ -28,7 +28,7 @@ from blended_diffusion.commands.flags import (
 )
 from blended_diffusion.commands.running import hint_at_words, open_editor, show
 from blended_diffusion.commands.steps import KeepFinished
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
 
 
 def batch(
@@ -65,7 +65,7 @@ def batch(
     What is finished is kept and only looked up. A job that cannot be done is told in one sentence and does not stop
     the others; if there are any, the exit code is 1. Flags are for jobs that do not say otherwise.
     """
-    from blended_diffusion.tasks import read_jobs
+    from blended_diffusion.applications.tasks import read_jobs
 
     if mask_prompt is None and (grow or mask_prompt_model):
         name = "--grow" if grow else "--mask-prompt-model"
@@ -86,8 +86,8 @@ def batch(
 
     from tqdm.auto import tqdm
 
-    from blended_diffusion.editor import make_quietly
-    from blended_diffusion.jobs import Outcome, run_jobs, write_summary
+    from blended_diffusion.applications.batch import Outcome, run_jobs, write_summary
+    from blended_diffusion.editing.editor import make_quietly
 
     folder = Path(output_path)
     editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet)

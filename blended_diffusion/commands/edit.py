@@ -55,8 +55,9 @@ from blended_diffusion.commands.flags import (
 from blended_diffusion.commands.masking import MaskFlags, keep
 from blended_diffusion.commands.running import find_team, hint_at_words, load_in_all, make_all, show
 from blended_diffusion.demo import KNOWN_WORDS
-from blended_diffusion.presets import PRESETS, preset_settings
-from blended_diffusion.records import EditSettings
+from blended_diffusion.editing.made_with import MadeWith
+from blended_diffusion.editing.presets import PRESETS, preset_settings
+from blended_diffusion.painters.settings import EditSettings
 
 
 EDIT_HELP = "\n\n".join(
@@ -318,14 +319,15 @@ def edit(
         raise ValueError("--feather needs a --mask, or another flag that says where to edit, such as --box.")
 
     # what is wrong with the files is said before torch is waited for
-    from blended_diffusion import inputs
+    from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
     region = None if wanted.needs_network else wanted.read(photo)
     paint = None if scribble is None else inputs.read_photo(scribble, "--scribble", photo.image.size)
 
-    from blended_diffusion import candidates, machine
-    from blended_diffusion.editor import Editor, FolderEditor
+    from blended_diffusion import machine
+    from blended_diffusion.editing import candidates
+    from blended_diffusion.editing.editor import Editor, FolderEditor
 
     team = find_team(device, gpu_id)
     folder = Path(output_path)
@@ -387,7 +389,7 @@ def edit(
             background_lpips_scale=1000.0 if lpips_sim_lambda is None else lpips_sim_lambda,
             background_mse_scale=10000.0 if l2_sim_lambda is None else l2_sim_lambda,
         )
-    made_with = machine.describe(place, loaded.pipe.unet.dtype)
+    made_with = MadeWith.on(place, loaded.pipe.unet.dtype)
     if earlier is not None and (changed := earlier.made_with.differences(made_with)):
         show(
             f"note: what is finished was made with another {', '.join(changed)}; the rest may differ in its last bits"
@@ -419,8 +421,8 @@ def edit(
     if several is None:
         editor.edit(photo, region, settings)
         return
-    from blended_diffusion import gallery
     from blended_diffusion.applications.strengths import over_strengths, strip_of_strengths
+    from blended_diffusion.pictures import gallery
 
     edits = over_strengths(editor, photo, region, settings, several)
     sheet = strip_of_strengths(photo, region, edits, prompt, context)

@@ -31,7 +31,7 @@ from blended_diffusion.commands.flags import (
     whole_number,
 )
 from blended_diffusion.commands.running import hint_at_words, open_editor
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
 
 
 def pixels(side: str) -> object:
@@ -100,12 +100,12 @@ def extend(
 
     Each step has a folder of its own in the output folder; at the end come extended.png and before_after.png.
     """
-    from blended_diffusion import inputs
+    from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
 
-    from blended_diffusion import gallery
     from blended_diffusion.applications.extend import check_growth, extend, find_window
+    from blended_diffusion.pictures import gallery
 
     check_growth(left, right, top, bottom)
     find_window(photo.image.size, window)

@@ -11,8 +11,8 @@ import typer
 
 
 if TYPE_CHECKING:
-    from blended_diffusion.editor import Edited
-    from blended_diffusion.inputs import Mask, Photo
+    from blended_diffusion.editing.editor import Edited
+    from blended_diffusion.pictures.inputs import Mask, Photo
 
 
 def write_finished(
@@ -28,9 +28,9 @@ def write_finished(
         title (`str`): over before and after.
         quiet (`bool`): say nothing.
     """
-    from blended_diffusion import gallery, inputs
-    from blended_diffusion.canvas import Canvas, square_around
-    from blended_diffusion.records import EditSettings
+    from blended_diffusion.painters.settings import EditSettings
+    from blended_diffusion.pictures import gallery, inputs
+    from blended_diffusion.pictures.canvas import Canvas, square_around
 
     mask = inputs.picture_of(mask)
     results = folder / "results"

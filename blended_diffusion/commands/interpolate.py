@@ -28,7 +28,7 @@ from blended_diffusion.commands.flags import (
     whole_number,
 )
 from blended_diffusion.commands.running import hint_at_words, open_editor
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
 
 
 def interpolate(
@@ -64,14 +64,14 @@ def interpolate(
 
     The seed that fits the words best gives the pictures in frames/, the film and strip.png.
     """
-    from blended_diffusion import inputs
+    from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
     region = None if mask is None else inputs.read_mask(mask, photo.image.size, False, "--mask")
 
-    from blended_diffusion import gallery
     from blended_diffusion.applications.interpolate import check_prompts, interpolate
-    from blended_diffusion.canvas import Canvas
+    from blended_diffusion.pictures import gallery
+    from blended_diffusion.pictures.canvas import Canvas
 
     check_prompts(prompt, to)
     folder = Path(output_path)

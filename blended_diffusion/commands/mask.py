@@ -75,7 +75,7 @@ def mask(
         if path.exists() and any(path.samefile(other) for other in read if other.exists()):
             raise ValueError(f"--output_file {output_file!r} would overwrite {str(path)!r}; give another name.")
 
-    from blended_diffusion import inputs
+    from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
     place = "cpu"

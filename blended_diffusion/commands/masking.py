@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import PIL.Image
     import torch
 
-    from blended_diffusion.inputs import Mask, Photo
+    from blended_diffusion.pictures.inputs import Mask, Photo
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class MaskFlags:
         Raises:
             ValueError: it cannot be made, or leaves nothing to edit.
         """
-        from blended_diffusion import inputs, masks
+        from blended_diffusion import masks
+        from blended_diffusion.pictures import inputs
 
         if not self.sources:
             return None
@@ -88,7 +89,8 @@ class MaskFlags:
         return mask
 
     def _find(self, photo: "Photo", device: "torch.device | str") -> "PIL.Image.Image":
-        from blended_diffusion import inputs, masks
+        from blended_diffusion import masks
+        from blended_diffusion.pictures import inputs
 
         image, size = photo.image, photo.image.size
         if self.mask is not None:
@@ -133,7 +135,7 @@ def keep(mask: "Mask | PIL.Image.Image", photo: "Photo", target: Path, argument:
     Raises:
         ValueError: the folder holds pictures that were made with another mask, or cannot be written to.
     """
-    from blended_diffusion import gallery, inputs
+    from blended_diffusion.pictures import gallery, inputs
 
     image = inputs.picture_of(mask)
     try:
@@ -163,7 +165,7 @@ def _holds(target: Path, image: "PIL.Image.Image") -> bool:
 
 
 def _refuse_to_forget(target: Path, argument: str) -> None:
-    from blended_diffusion.candidates import Results, find_run
+    from blended_diffusion.editing.candidates import Results, find_run
 
     run = find_run(target.parent, argument) if target.name == "mask.png" and target.exists() else None
     if run is not None and Results(target.parent, run).finished():

@@ -27,7 +27,7 @@ from blended_diffusion.commands.flags import (
     share,
 )
 from blended_diffusion.commands.running import open_editor
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
 
 
 def shares(text: str) -> tuple[float, ...]:
@@ -68,16 +68,16 @@ def reconstruct(
     """
     strengths = shares(strength)
 
-    from blended_diffusion import inputs
+    from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
     region = None if mask is None else inputs.read_mask(mask, photo.image.size, False, "--mask")
 
     import json
 
-    from blended_diffusion import gallery
     from blended_diffusion.applications.reconstruct import reconstruct
-    from blended_diffusion.canvas import Canvas
+    from blended_diffusion.pictures import gallery
+    from blended_diffusion.pictures.canvas import Canvas
 
     folder = Path(output_path)
     film = vid_format if vid else None

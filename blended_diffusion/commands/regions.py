@@ -26,7 +26,7 @@ from blended_diffusion.commands.flags import (
     flag,
 )
 from blended_diffusion.commands.running import hint_at_words, open_editor
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
 
 
 def regions(
@@ -64,7 +64,7 @@ def regions(
     The model sees the square round all regions: the further they are from each other, the fewer of its pixels each one
     has. Regions that are far apart are better edited one after another (blended-diffusion steps).
     """
-    from blended_diffusion import inputs
+    from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
     wanted = []

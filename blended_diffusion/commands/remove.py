@@ -78,13 +78,13 @@ def remove(
     if not wanted.sources:
         raise ValueError("--mask is missing; say with it, with --box, --polygon or --mask-prompt what to remove.")
 
-    from blended_diffusion import inputs
+    from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
     region = None if wanted.needs_network else wanted.read(photo)
 
     from blended_diffusion.applications.remove import remove as fill
-    from blended_diffusion.records import EditSettings
+    from blended_diffusion.painters.settings import EditSettings
 
     folder = Path(output_path)
     film = vid_format if vid else None

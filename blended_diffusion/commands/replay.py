@@ -9,10 +9,11 @@ import typer
 
 from blended_diffusion.commands.flags import INPUT, MACHINE, OUTPUT, Device, Quiet, flag
 from blended_diffusion.commands.running import load
+from blended_diffusion.editing.made_with import MadeWith
 
 
 if TYPE_CHECKING:
-    from blended_diffusion.records import Origin
+    from blended_diffusion.editing.records import Origin
 
 
 def replay_target(picture: Path, output_path: str | None, inputs: list[Path]) -> Path:
@@ -77,9 +78,10 @@ def replay(
     """
     from PIL import Image
 
-    from blended_diffusion import inputs
+    from blended_diffusion.editing.records import read_record
+    from blended_diffusion.pictures import inputs
 
-    record = inputs.read_record(picture, "PICTURE")
+    record = read_record(picture, "PICTURE")
     photo = inputs.read_photo(init_image or record.photo.name, recorded(init_image, "--init_image"))
     refuse_changed(record.photo, photo.sha256, photo.path, "--init_image")
     region = None
@@ -90,9 +92,11 @@ def replay(
     files = [Path(picture), photo.path] + ([] if region is None else [region.path])
     target = replay_target(Path(picture), output_path, files)
 
-    from blended_diffusion import candidates, gallery, machine
-    from blended_diffusion.memory import Way
-    from blended_diffusion.records import to_json
+    from blended_diffusion import machine
+    from blended_diffusion.editing import candidates
+    from blended_diffusion.editing.memory import Way
+    from blended_diffusion.editing.records import to_json
+    from blended_diffusion.pictures import gallery
 
     place = machine.find_device(device, "--device")
     machine.be_reproducible(record.made_with.threads)
@@ -104,7 +108,7 @@ def replay(
     way.take(job.model.pipe)
     job.model.pipe.set_progress_bar_config(disable=quiet, desc="steps")
     candidate = candidates.make_again(job, record)
-    made_with = replace(machine.describe(place, loaded.pipe.unet.dtype), **asdict(way))
+    made_with = replace(MadeWith.on(place, loaded.pipe.unet.dtype), **asdict(way))
     again = job.finish(candidate)
     gallery.write_png(again, target, photo.icc_profile, to_json(job.record(candidate, made_with)))
     if not quiet:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import typer
 
 from blended_diffusion.demo import KNOWN_WORDS
+from blended_diffusion.editing.made_with import MadeWith
 
 
 if TYPE_CHECKING:
     import torch
 
-    from blended_diffusion.candidates import Edit, Results
-    from blended_diffusion.editor import FolderEditor
-    from blended_diffusion.gallery import Entry
+    from blended_diffusion.editing.candidates import Edit, Results
+    from blended_diffusion.editing.editor import FolderEditor
+    from blended_diffusion.editing.processes import Team, Worker
     from blended_diffusion.models import Model
-    from blended_diffusion.processes import Team, Worker
+    from blended_diffusion.pictures.gallery import Entry
 
 
 def show(text: str) -> None:
@@ -71,7 +72,7 @@ class Load:
         machine.be_reproducible(self.threads)
         model = load(self.name, self.dtype, place, self.gradient_checkpointing)
         model.pipe.set_progress_bar_config(disable=True)
-        worker.tools = (model, machine.describe(place, model.pipe.unet.dtype))
+        worker.tools = (model, MadeWith.on(place, model.pipe.unet.dtype))
 
 
 def find_team(device: str | None, gpu_id: int | None = None) -> "Team":
@@ -80,7 +81,7 @@ def find_team(device: str | None, gpu_id: int | None = None) -> "Team":
     Raises:
         ValueError: one device is named for all of them.
     """
-    from blended_diffusion import processes
+    from blended_diffusion.editing import processes
 
     team = processes.join()
     named = f"--gpu_id {gpu_id}" if gpu_id is not None else f"--device {device}"
@@ -107,7 +108,7 @@ def load_in_all(
     """
     import torch
 
-    from blended_diffusion.processes import TOLD, Done, problems
+    from blended_diffusion.editing.processes import TOLD, Done, problems
 
     team.ask(Load(name, dtype, device, torch.get_num_threads(), gradient_checkpointing))
     try:
@@ -122,8 +123,8 @@ def load_in_all(
 
 def hint_at_words(model: "Model", prompt: str) -> None:
     """Says which words of `prompt` the bundled model does not know, and which it does; of other models nothing."""
-    from blended_diffusion.inputs import closest_first, unknown_words
     from blended_diffusion.models import BUNDLED
+    from blended_diffusion.pictures.inputs import closest_first, unknown_words
 
     if model.name != BUNDLED:
         return
@@ -142,8 +143,8 @@ def make_all(job: "Edit", results: "Results", seeds: list[int], keep: bool, quie
     """
     from tqdm.auto import tqdm
 
-    from blended_diffusion import memory
-    from blended_diffusion.candidates import make_candidates
+    from blended_diffusion.editing import memory
+    from blended_diffusion.editing.candidates import make_candidates
 
     memory.forget_peak(job.model.pipe._execution_device)
     finished = {entry.seed for entry in results.finished()}.intersection(seeds)
@@ -194,7 +195,7 @@ def open_editor(
     `film` is the format of `--vid-format` if there is `--vid`, else `None`.
     """
     from blended_diffusion import machine
-    from blended_diffusion.editor import FolderEditor
+    from blended_diffusion.editing.editor import FolderEditor
 
     team = find_team(device)
     place = machine.find_device(device, "--device")
@@ -203,7 +204,7 @@ def open_editor(
     return FolderEditor(
         loaded,
         folder,
-        machine.describe(place, loaded.pipe.unet.dtype),
+        MadeWith.on(place, loaded.pipe.unet.dtype),
         seed=seed,
         num_images=num_images,
         batch_size=batch_size,

@@ -28,7 +28,7 @@ from blended_diffusion.commands.flags import (
     share,
 )
 from blended_diffusion.commands.running import hint_at_words, open_editor, show
-from blended_diffusion.records import EditSettings
+from blended_diffusion.painters.settings import EditSettings
 
 
 def video(
@@ -94,7 +94,7 @@ def video(
 
     from blended_diffusion.applications.video.edit import FRAME_STRENGTH, edit_video
     from blended_diffusion.applications.video.results import VideoRecord, VideoResults, find_record
-    from blended_diffusion.records import Origin
+    from blended_diffusion.editing.records import Origin
 
     folder = Path(output_path)
     earlier = find_record(folder, "--output_path")

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from typer.exceptions import TyperException
 
 from blended_diffusion import machine
+from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.evaluation.benchmark import COMPOSITES_PER_EDIT, load_benchmark, real_composites
 from blended_diffusion.evaluation.methods import METHODS
 from blended_diffusion.evaluation.perceptual import AlexNetFeatures, WeightsNotFoundError, load_lpips
@@ -77,7 +78,7 @@ def evaluate(
     words = [task.word for task in tasks for _ in range(COMPOSITES_PER_EDIT)]
     seen = judge.verdicts(composites)
     right = sum(one == other for one, other in zip(seen, words, strict=True))
-    made_with = machine.describe(place, loaded.pipe.unet.dtype)
+    made_with = MadeWith.on(place, loaded.pipe.unet.dtype)
     arguments = shlex.join(sys.argv[1:])
     about = {
         "command": f"python -m blended_diffusion.evaluation {arguments}",

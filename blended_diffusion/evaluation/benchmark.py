@@ -11,8 +11,8 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageDraw
 
-from blended_diffusion.canvas import Box, square_around
-from blended_diffusion.inputs import Mask, Photo, read_photo
+from blended_diffusion.pictures.canvas import Box, square_around
+from blended_diffusion.pictures.inputs import Mask, Photo, read_photo
 
 
 BENCHMARK_FOLDER = Path(__file__).parent / "benchmark"

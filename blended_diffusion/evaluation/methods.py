@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from blended_diffusion.presets import preset_settings
+from blended_diffusion.editing.presets import preset_settings
 
 
 @dataclass(frozen=True)

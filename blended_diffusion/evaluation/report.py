@@ -17,7 +17,7 @@ from blended_diffusion.evaluation.benchmark import SIZES, Task
 from blended_diffusion.evaluation.figures import rank_quality
 from blended_diffusion.evaluation.methods import METHODS
 from blended_diffusion.evaluation.runs import Outcome
-from blended_diffusion.gallery import tile, titled, write_png, write_text
+from blended_diffusion.pictures.gallery import tile, titled, write_png, write_text
 
 
 SHEET_EDITS = 24

@@ -13,14 +13,15 @@ import PIL.Image
 import torch
 from lpips import LPIPS
 
-from blended_diffusion.candidates import Candidate, Edit, split
+from blended_diffusion.editing.candidates import Candidate, Edit, split
+from blended_diffusion.editing.records import from_json, to_json
 from blended_diffusion.evaluation.benchmark import Task
 from blended_diffusion.evaluation.figures import background_difference, diversity, seam, seam_lpips
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.evaluation.methods import Method
-from blended_diffusion.gallery import write_png, write_text
 from blended_diffusion.models import Model
-from blended_diffusion.records import EditSettings, from_json, to_json
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.gallery import write_png, write_text
 
 
 SQUARE_SIDE = 128  # pixels of the pictures that are kept

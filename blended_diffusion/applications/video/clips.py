@@ -15,8 +15,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from blended_diffusion import inputs
-from blended_diffusion.whole_files import whole_file
+from blended_diffusion.pictures import inputs
+from blended_diffusion.pictures.whole_files import whole_file
 
 
 # what imageio hands to ffmpeg

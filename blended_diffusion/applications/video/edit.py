@@ -12,9 +12,9 @@ import PIL.Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 
 from blended_diffusion.applications.video.flow import dense_flow, flicker, follow, warp
-from blended_diffusion.canvas import Box, square_around
-from blended_diffusion.editor import Editor
-from blended_diffusion.records import EditSettings
+from blended_diffusion.editing.editor import Editor
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.canvas import Box, square_around
 
 
 # of the frames after the first: enough to sharpen what was moved, too little to paint another thing

@@ -11,11 +11,13 @@ import numpy as np
 import PIL.Image
 from diffusers.utils import make_image_grid
 
-from blended_diffusion import gallery
 from blended_diffusion.applications.video.clips import Clip, write_film
 from blended_diffusion.applications.video.edit import EditedFrame
-from blended_diffusion.canvas import CLOSE_UP_BELOW, square_around
-from blended_diffusion.records import EditSettings, MadeWith, Origin, from_json, to_json
+from blended_diffusion.editing.made_with import MadeWith
+from blended_diffusion.editing.records import Origin, from_json, to_json
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures import gallery
+from blended_diffusion.pictures.canvas import CLOSE_UP_BELOW, square_around
 
 
 # frames in the strip, and the longer side of each

@@ -1,0 +1,10 @@
+"""One edit is many candidates: seeds, batches, the folder they are written to, resuming, ranking, making one again.
+
+- `editor`: a picture, a mask and words in; edited pictures out, in memory or into a folder.
+- `candidates`: the pictures of one edit, and which are still missing.
+- `records`: what a picture remembers of its making; `presets`: settings that go together under one word.
+- `processes`: several processes that make candidates; `memory`: how much an edit needs, and what to do about it.
+
+What belongs here is the same whoever fills the region. Filling it belongs to `painters`, what people do with edits to
+`applications`.
+"""

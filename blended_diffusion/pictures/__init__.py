@@ -1,0 +1,8 @@
+"""Pictures in and out.
+
+- `inputs`: reading what people give; `gallery`: making what people look at.
+- `canvas`, `grain`: the photo's own resolution: the crop round the mask and the way back.
+- `whole_files`: files that are there as a whole or not at all.
+
+What belongs here knows pixels and files. Networks do not belong here.
+"""

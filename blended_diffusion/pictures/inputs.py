@@ -1,0 +1,201 @@
+"""Reading what people give us: the photo, the mask, the words.
+
+What belongs here turns files into upright pictures of eight bits a channel, and says in one sentence what is wrong
+with a file that cannot be one. What is done with the pictures does not.
+"""
+
+import difflib
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageCms
+import PIL.ImageOps
+
+
+# words that say nothing about the thing wanted: "a photo of a rock" asks for a rock
+FILLER_WORDS = frozenset("a an the of on in with and photo picture image".split())
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo as people see it.
+
+    Attributes:
+        image (`PIL.Image.Image`): upright, of mode `RGB`, or `RGBA` if the file knows transparency.
+        icc_profile (`bytes`, *optional*): the colour profile of those numbers.
+        path (`Path`): where it was read, absolute.
+        sha256 (`str`): of the file.
+    """
+
+    image: PIL.Image.Image
+    icc_profile: bytes | None
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which pixels to edit.
+
+    Attributes:
+        image (`PIL.Image.Image`): of mode `L`, 255 = edit, 0 = keep, nothing between.
+        path (`Path`): where it was read, absolute.
+        sha256 (`str`): of the file.
+    """
+
+    image: PIL.Image.Image
+    path: Path
+    sha256: str
+
+
+def picture_of(given: PIL.Image.Image | Photo | Mask | None) -> PIL.Image.Image | None:
+    """The picture itself, whether it came from a file or not; nothing of nothing."""
+    return given.image if isinstance(given, (Photo, Mask)) else given
+
+
+def profile_of(given: PIL.Image.Image | Photo) -> bytes | None:
+    """The colour profile of a photo; a picture that came from no file has none."""
+    return given.icc_profile if isinstance(given, Photo) else None
+
+
+def read_photo(path: str | Path, argument: str = "photo", size: tuple[int, int] | None = None) -> Photo:
+    """Reads a photo, turned as its EXIF orientation says.
+
+    RGB, grey and palette pictures keep their numbers and their colour profile; CMYK and grey ones with a profile of
+    their own kind are brought to sRGB, because their profile cannot describe the coloured result.
+
+    Args:
+        path (`str` or `Path`): a file of any format Pillow reads; of several frames the first is taken.
+        argument (`str`): what to call it in error messages.
+        size (`tuple[int, int]`, *optional*): of the photo that it must match, `(width, height)`.
+
+    Raises:
+        ValueError: there is no such file, it is not a picture, it is damaged, it has more than 8 bits a channel, or it
+            is of another size.
+    """
+    image, path, sha256 = open_picture(path, argument)
+    # PNG and TIFF decoders name the bits a channel in the raw mode they decode from, "RGB;16B" for one
+    if image.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in image.tile):
+        raise ValueError(
+            f"{argument} {str(path)!r} has more than 8 bits a channel, of which the result would keep 8; save it with"
+            " 8 bits a channel first."
+        )
+    decode(image, path, argument)
+    image = PIL.ImageOps.exif_transpose(image)
+    if size is not None:
+        _check_size(image, size, path, argument)
+    profile = image.info.get("icc_profile")
+    space = None if profile is None else profile[16:20]
+    if space == b"CMYK" and image.mode == "CMYK" or space == b"GRAY" and image.mode in ("L", "LA"):
+        image = _to_srgb(image, profile, path, argument)
+    if space != b"RGB ":
+        profile = None  # applied, or of another kind than the numbers
+    return Photo(image.convert("RGBA" if image.has_transparency_data else "RGB"), profile, path, sha256)
+
+
+def read_mask(path: str | Path, size: tuple[int, int], invert: bool = False, argument: str = "mask") -> Mask:
+    """Reads a mask: white is edited, black is kept, greys fall to the nearer of the two, transparent counts as black.
+
+    Args:
+        path (`str` or `Path`): a file of any format Pillow reads.
+        size (`tuple[int, int]`): the upright photo's `(width, height)`, which the mask must have.
+        invert (`bool`): edit the black instead.
+        argument (`str`): what to call it in error messages.
+
+    Raises:
+        ValueError: the file cannot be read, is of another size, or leaves nothing to edit.
+    """
+    image, path, sha256 = open_picture(path, argument)
+    decode(image, path, argument)
+    image = PIL.ImageOps.exif_transpose(image)
+    _check_size(image, size, path, argument)
+    if image.mode.startswith("I"):
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    image = image.convert("L")
+    darkest, brightest = image.getextrema()
+    image = image.point([0] * 128 + [255] * 128)
+    if invert:
+        image = PIL.ImageOps.invert(image)
+    if image.getbbox() is None:
+        found = f"its darkest pixel is {darkest}" if invert else f"its brightest pixel is {brightest}"
+        wanted = "black, because it is inverted," if invert else "white"
+        raise ValueError(
+            f"{argument} {str(path)!r} leaves nothing to edit: {found} of 255; paint {wanted} what is to be edited."
+        )
+    return Mask(image, path, sha256)
+
+
+def unknown_words(prompt: str, known: Sequence[str]) -> list[str]:
+    """The words of `prompt` that are neither in `known` (words or phrases) nor mere filler, in their order."""
+    rest = " ".join(re.findall(r"\w+", prompt.lower()))
+    for phrase in sorted(known, key=len, reverse=True):
+        rest = re.sub(rf"\b{re.escape(phrase)}(s|es)?\b", " ", rest)
+    return [word for word in dict.fromkeys(rest.split()) if word not in FILLER_WORDS]
+
+
+def closest_first(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """`known`, those most like one of `words` first, the others as they were."""
+    close = [match for word in words for match in difflib.get_close_matches(word, known, n=3)]
+    return list(dict.fromkeys([*close, *known]))
+
+
+def open_picture(path: str | Path, argument: str) -> tuple[PIL.Image.Image, Path, str]:
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise ValueError(f"{argument} {str(path)!r} is a folder; give a picture file.")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{argument} {str(path)!r} does not exist; give a picture file.") from None
+    except OSError as error:
+        raise ValueError(f"{argument} {str(path)!r} cannot be read ({error.strerror}).") from None
+    try:
+        image = PIL.Image.open(io.BytesIO(data))
+    except PIL.UnidentifiedImageError:
+        raise ValueError(
+            f"{argument} {str(path)!r} is not a picture that can be read; give a PNG, JPEG, WebP or TIFF file."
+        ) from None
+    except PIL.Image.DecompressionBombError as error:
+        raise ValueError(f"{argument} {str(path)!r} is too large: {error}") from None
+    return image, path, hashlib.sha256(data).hexdigest()
+
+
+def decode(image: PIL.Image.Image, path: Path, argument: str) -> None:
+    # the decoders raise OSError, SyntaxError, ValueError, zlib.error, struct.error … on damaged files
+    try:
+        image.load()
+    except Exception as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"{argument} {str(path)!r} is damaged ({reason}); give an intact picture file.") from None
+
+
+def _check_size(image: PIL.Image.Image, size: tuple[int, int], path: Path, argument: str) -> None:
+    if image.size != size:
+        raise ValueError(
+            f"{argument} {str(path)!r} is {image.width}×{image.height} pixels (width×height) and the photo is"
+            f" {size[0]}×{size[1]}; they must be the same size."
+        )
+
+
+def _to_srgb(image: PIL.Image.Image, profile: bytes, path: Path, argument: str) -> PIL.Image.Image:
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    plain = image if image.mode == "CMYK" else image.convert("L")
+    try:
+        image = PIL.ImageCms.profileToProfile(
+            plain, io.BytesIO(profile), PIL.ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except PIL.ImageCms.PyCMSError as error:
+        raise ValueError(
+            f"{argument} {str(path)!r} has a colour profile that cannot be used ({error}); save it as sRGB."
+        ) from None
+    if alpha is not None:
+        image.putalpha(alpha)
+    return image
