@@ -22,7 +22,7 @@ from benchmarks import results
 from blended_diffusion.checkpoints import PRESETS
 from blended_diffusion.checkpoints.stock_unet import scheduler_config, unet_config
 from blended_diffusion.demo import MODEL_FOLDER
-from blended_diffusion.editing.memory import GIB, Way, count_step, peak_memory, weights_bytes
+from blended_diffusion.editing.memory import GIB, MemorySaving, count_step, peak_memory, weights_bytes
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 
@@ -30,8 +30,8 @@ PRESET = "256x256_diffusion_uncond"
 COPIES = 8
 DTYPES = {"fp32": torch.float32, "half": torch.float16}
 WAYS = {
-    "sample": [Way(), Way(True), Way(True, 2)],
-    "estimate": [Way(), Way(False, 2)],
+    "sample": [MemorySaving(), MemorySaving(True), MemorySaving(True, 2)],
+    "estimate": [MemorySaving(), MemorySaving(False, 2)],
 }
 
 
@@ -50,11 +50,11 @@ def pipeline(dtype: torch.dtype, device: str = "meta") -> BlendedDiffusionPipeli
     )
 
 
-def measured(gradient: str, way: Way) -> dict[str, int]:
+def measured(gradient: str, way: MemorySaving) -> dict[str, int]:
     """Bytes of this process on the CPU: before a step, and at the most in it."""
     pipe = pipeline(torch.float32, "cpu")
     pipe.set_progress_bar_config(disable=True)
-    way.take(pipe)
+    way.apply(pipe)
     before = psutil.Process().memory_info().rss
     pipe(
         "rock",
@@ -76,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.alone:
         gradient, way = options.alone
-        print(json.dumps(measured(gradient, Way(**json.loads(way)))))
+        print(json.dumps(measured(gradient, MemorySaving(**json.loads(way)))))
         return
 
     rows = []

@@ -100,7 +100,7 @@ def run(arguments: list[str]) -> int:
         return fail(error.format_message(), error.exit_code)
     except ValueError as error:
         return fail(str(error), 2)
-    except (*processes.TOLD, processes.LostProcessError) as error:
+    except (*processes.EXPECTED_ERRORS, processes.LostProcessError) as error:
         return fail(str(error), 1)
 
 

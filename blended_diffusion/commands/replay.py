@@ -94,7 +94,7 @@ def replay(
 
     from blended_diffusion import machine
     from blended_diffusion.editing import candidates
-    from blended_diffusion.editing.memory import Way
+    from blended_diffusion.editing.memory import MemorySaving
     from blended_diffusion.editing.records import to_json
     from blended_diffusion.pictures import gallery
 
@@ -104,8 +104,8 @@ def replay(
     refuse_changed(record.model, loaded.sha256, loaded.name, "--model")
 
     job = candidates.Edit.prepare(loaded, photo, region, record.settings)
-    way = Way(record.made_with.gradient_checkpointing, record.made_with.clip_chunk_size)
-    way.take(job.model.pipe)
+    way = MemorySaving(record.made_with.gradient_checkpointing, record.made_with.clip_chunk_size)
+    way.apply(job.model.pipe)
     job.model.pipe.set_progress_bar_config(disable=quiet, desc="steps")
     candidate = candidates.make_again(job, record)
     made_with = replace(MadeWith.on(place, loaded.pipe.unet.dtype), **asdict(way))

@@ -108,12 +108,12 @@ def load_in_all(
     """
     import torch
 
-    from blended_diffusion.editing.processes import TOLD, Done, problems
+    from blended_diffusion.editing.processes import EXPECTED_ERRORS, Done, problems
 
     team.ask(Load(name, dtype, device, torch.get_num_threads(), gradient_checkpointing))
     try:
         model = load(name, dtype, place, gradient_checkpointing)
-    except TOLD as error:
+    except EXPECTED_ERRORS as error:
         team.say(Done(error))
         raise
     if reasons := problems(team.say(Done())):

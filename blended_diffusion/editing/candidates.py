@@ -21,8 +21,8 @@ from diffusers import DDIMScheduler
 from diffusers.utils import logging
 
 from blended_diffusion.editing.made_with import MadeWith
-from blended_diffusion.editing.memory import Way, make_room
-from blended_diffusion.editing.processes import ALONE, TOLD, Done, LostProcessError, Team, Worker, problems
+from blended_diffusion.editing.memory import MemorySaving, make_room
+from blended_diffusion.editing.processes import ALONE, EXPECTED_ERRORS, Done, LostProcessError, Team, Worker, problems
 from blended_diffusion.editing.records import Origin, Record, Run, from_json, to_json
 from blended_diffusion.models import Model
 from blended_diffusion.painters.object_scale import scale_penalties
@@ -437,7 +437,7 @@ def make_candidates(edit: Edit, results: Results, seeds: list[int], keep: bool) 
             others = [entry for entry in results.finished() if entry.seed in missing - before - shown - {own.seed}]
             shown.update(entry.seed for entry in (own, *others))
             yield from (own, *others)
-    except TOLD as error:
+    except EXPECTED_ERRORS as error:
         problem = error
     try:
         said = team.say(Done(problem))
@@ -497,7 +497,7 @@ def make_batches(
     # by the largest batch of all processes, so that they take the same way
     if batches and (note := make_room(edit.model.pipe, edit.settings, max(map(len, results.run.batches)))):
         logger.warning(note)
-    made_with = replace(made_with, **asdict(Way.of(edit.model.pipe)))
+    made_with = replace(made_with, **asdict(MemorySaving.of(edit.model.pipe)))
     while left:
         batch = left.pop(0)
         if missing.isdisjoint(batch):

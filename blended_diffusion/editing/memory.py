@@ -26,7 +26,7 @@ _counted: weakref.WeakKeyDictionary[BlendedDiffusionPipeline, dict[tuple, int]] 
 
 
 @dataclass(frozen=True)
-class Way:
+class MemorySaving:
     """How a step is taken where memory is short. The pictures are the same but for the last bits.
 
     Attributes:
@@ -39,11 +39,11 @@ class Way:
     clip_chunk_size: int | None = None
 
     @classmethod
-    def of(cls, pipe: BlendedDiffusionPipeline) -> "Way":
+    def of(cls, pipe: BlendedDiffusionPipeline) -> "MemorySaving":
         """How `pipe` takes its steps now."""
         return cls(pipe.unet.is_gradient_checkpointing, pipe.clip_chunk_size)
 
-    def take(self, pipe: BlendedDiffusionPipeline) -> None:
+    def apply(self, pipe: BlendedDiffusionPipeline) -> None:
         """Has `pipe` take its steps so from here on."""
         if self.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
@@ -109,7 +109,7 @@ def count_step(
     batch_size: int,
     num_augmentations: int,
     guidance_gradient: str | None,
-    way: Way | None = None,
+    way: MemorySaving | None = None,
 ) -> int:
     """The most that a step needs at once besides the weights, in bytes.
 
@@ -122,9 +122,9 @@ def count_step(
         batch_size (`int`): how many pictures are made together.
         num_augmentations (`int`): how many copies of each CLIP sees.
         guidance_gradient (`str`, *optional*): `"sample"` or `"estimate"`; a step without guidance if left out.
-        way ([`Way`], *optional*): how `pipe` takes its steps if left out.
+        way ([`MemorySaving`], *optional*): how `pipe` takes its steps if left out.
     """
-    way = Way.of(pipe) if way is None else way
+    way = MemorySaving.of(pipe) if way is None else way
     counted = _counted.setdefault(pipe, {})
     step = (batch_size, num_augmentations, guidance_gradient)
     key = (way, step, pipe.unet.dtype, *(model.dtype for model, _, _ in pipe.clips))
@@ -138,14 +138,14 @@ def count_step(
     return counted[key]
 
 
-def _without_numbers(pipe: BlendedDiffusionPipeline, way: Way) -> BlendedDiffusionPipeline:
+def _without_numbers(pipe: BlendedDiffusionPipeline, way: MemorySaving) -> BlendedDiffusionPipeline:
     parts = dict(pipe.components)
     parts["unet"] = _cast(UNet2DModel.from_config(pipe.unet.config), pipe.unet.dtype)
     for name in ("clip_model", "clip_model_2"):
         if (clip := parts[name]) is not None:
             parts[name] = _cast(type(clip)(clip.config), clip.dtype)
     twin = WithoutNumbers(**parts)
-    way.take(twin)
+    way.apply(twin)
     return twin
 
 
@@ -246,7 +246,7 @@ def make_room(pipe: BlendedDiffusionPipeline, settings: EditSettings, batch_size
     free = free_memory(pipe._execution_device)
     if at_most(pipe, batch_size, copies, gradient) <= free:
         return None
-    begun = way = Way.of(pipe)
+    begun = way = MemorySaving.of(pipe)
     first = needed = count_step(pipe, batch_size, copies, gradient, way)
     ways = _ways(way, batch_size * copies, gradient)
     while needed > free and ways:
@@ -254,19 +254,19 @@ def make_room(pipe: BlendedDiffusionPipeline, settings: EditSettings, batch_size
         needed = count_step(pipe, batch_size, copies, gradient, way)
     if way == begun:
         return None
-    way.take(pipe)
+    way.apply(pipe)
     note = f"A step needs {first / GIB:.3g} GiB and {free / GIB:.3g} are free: {way} makes it {needed / GIB:.3g}."
     return note if needed <= free else f"{note} That is still too much; make fewer pictures at once (--batch_size)."
 
 
-def _ways(begun: Way, total: int, gradient: str | None) -> list[Way]:
+def _ways(begun: MemorySaving, total: int, gradient: str | None) -> list[MemorySaving]:
     """What can be done besides, the cheapest first. CLIP sees `total` pictures."""
     checkpointing = begun.gradient_checkpointing or gradient == "sample"
-    ways = [Way(checkpointing, begun.clip_chunk_size)]
+    ways = [MemorySaving(checkpointing, begun.clip_chunk_size)]
     size = begun.clip_chunk_size or total
     while gradient is not None and size > 1:
         size //= 2
-        ways.append(Way(checkpointing, size))
+        ways.append(MemorySaving(checkpointing, size))
     return [way for way in ways if way != begun]
 
 

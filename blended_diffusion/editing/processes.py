@@ -21,7 +21,7 @@ from typing import Any
 PATIENCE = timedelta(hours=12)
 
 # what a person is told in a sentence; all else is a bug
-TOLD = (ValueError, ArithmeticError, ImportError, MemoryError, OSError)
+EXPECTED_ERRORS = (ValueError, ArithmeticError, ImportError, MemoryError, OSError)
 
 
 class LostProcessError(RuntimeError):
@@ -44,7 +44,7 @@ class Worker:
 
 
 # has to be one that can be pickled
-Task = Callable[[Worker], None]
+Request = Callable[[Worker], None]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Team:
     def __repr__(self) -> str:
         return "ALONE" if self.count == 1 else f"process {self.index} of {self.count}"
 
-    def ask(self, task: Task | None) -> None:
+    def ask(self, task: Request | None) -> None:
         """Asks all others for something, or with `None` to end. All have to [`say`] when it is done."""
 
     def say(self, done: Done) -> list[Done]:
@@ -127,12 +127,12 @@ class SeveralProcesses(Team):
         self.index, self.count = torch.distributed.get_rank(), torch.distributed.get_world_size()
         PartialState()  # gives each process a device of its own
 
-    def ask(self, task: Task | None) -> None:
+    def ask(self, task: Request | None) -> None:
         import torch.distributed
 
         self._talk(lambda: torch.distributed.broadcast_object_list([task], src=0, group=self._group))
 
-    def listen(self) -> Task | None:
+    def listen(self) -> Request | None:
         """What the first process asks for."""
         import torch.distributed
 
@@ -211,7 +211,7 @@ def work() -> int:
             worker.written, problem = [], None
             try:
                 task(worker)
-            except TOLD as error:
+            except EXPECTED_ERRORS as error:
                 problem = error
             team.say(Done(problem, worker.written))
     except LostProcessError:

@@ -18,8 +18,8 @@ from blended_diffusion.editing import memory
 from blended_diffusion.editing.candidates import largest_difference
 from blended_diffusion.editing.memory import (
     GIB,
+    MemorySaving,
     Tally,
-    Way,
     count_step,
     free_memory,
     make_room,
@@ -191,10 +191,12 @@ def test_a_tally_counts_what_lives_at_the_same_time():
     assert len(second) + len(third) == 260
 
 
-@pytest.mark.parametrize("way", [Way(), Way(True), Way(True, 2), Way(False, 1)], ids=str)
+@pytest.mark.parametrize(
+    "way", [MemorySaving(), MemorySaving(True), MemorySaving(True, 2), MemorySaving(False, 1)], ids=str
+)
 @pytest.mark.parametrize("guidance_gradient", ["sample", "estimate"])
 def test_the_count_is_what_an_edit_allocates(tiny_pipe, photo, mask, guidance_gradient, way):
-    way.take(tiny_pipe)
+    way.apply(tiny_pipe)
     counted = count_step(tiny_pipe, 2, 8, guidance_gradient)
     with Tally() as tally:
         edit(tiny_pipe, photo, mask, guidance_gradient=guidance_gradient, num_augmentations=8, ranking="region")
@@ -203,12 +205,12 @@ def test_the_count_is_what_an_edit_allocates(tiny_pipe, photo, mask, guidance_gr
 
 def test_what_makes_a_step_need_less(tiny_pipe):
     def count(**arguments) -> int:
-        common = {"batch_size": 2, "num_augmentations": 8, "guidance_gradient": "sample", "way": Way()}
+        common = {"batch_size": 2, "num_augmentations": 8, "guidance_gradient": "sample", "way": MemorySaving()}
         return count_step(tiny_pipe, **{**common, **arguments})
 
     plain = count()
-    assert count(way=Way(True)) < 0.8 * plain
-    assert count(way=Way(True, 4)) < count(way=Way(True))
+    assert count(way=MemorySaving(True)) < 0.8 * plain
+    assert count(way=MemorySaving(True, 4)) < count(way=MemorySaving(True))
     assert count(guidance_gradient=None) < count(guidance_gradient="estimate") < plain
     assert count(batch_size=4) == pytest.approx(2 * plain, rel=0.05)
     tiny_pipe.to(torch.bfloat16)
@@ -242,9 +244,9 @@ def test_plenty_is_not_counted(tiny_pipe, monkeypatch):
 def test_counting_leaves_everything_alone(tiny_pipe, photo, mask):
     before = edit(tiny_pipe, photo, mask)
     state = torch.get_rng_state()
-    count_step(tiny_pipe, 2, 3, "sample", Way(True, 1))
+    count_step(tiny_pipe, 2, 3, "sample", MemorySaving(True, 1))
     assert torch.equal(torch.get_rng_state(), state)
-    assert Way.of(tiny_pipe) == Way()
+    assert MemorySaving.of(tiny_pipe) == MemorySaving()
     assert torch.equal(edit(tiny_pipe, photo, mask), before)
 
 
@@ -271,22 +273,22 @@ def test_memory_of_this_machine(monkeypatch):
 
 def test_making_room(tiny_pipe, monkeypatch):
     settings = replace(SETTINGS, num_augmentations=16)
-    ways = [Way(), Way(True), Way(True, 16), Way(True, 8)]
+    ways = [MemorySaving(), MemorySaving(True), MemorySaving(True, 16), MemorySaving(True, 8)]
     needs = [count_step(tiny_pipe, 2, 16, "sample", way) for way in ways]
 
-    def with_free(free: int, settings: EditSettings = settings) -> tuple[str | None, Way]:
+    def with_free(free: int, settings: EditSettings = settings) -> tuple[str | None, MemorySaving]:
         monkeypatch.setattr(memory, "free_memory", lambda device: free)
-        return make_room(tiny_pipe, settings, 2), Way.of(tiny_pipe)
+        return make_room(tiny_pipe, settings, 2), MemorySaving.of(tiny_pipe)
 
-    assert with_free(needs[0]) == (None, Way())
+    assert with_free(needs[0]) == (None, MemorySaving())
     note, way = with_free(needs[0] - 1)  # less than `at_most` says: it is counted
-    assert way == Way(True)
+    assert way == MemorySaving(True)
     assert note.endswith(f"gradient checkpointing makes it {needs[1] / GIB:.3g}.")
-    assert with_free(needs[0]) == (None, Way(True))  # what is on stays on
+    assert with_free(needs[0]) == (None, MemorySaving(True))  # what is on stays on
     for index in (2, 3):
         assert with_free(needs[index - 1] - 1)[1] == ways[index]
     note, way = with_free(1, SETTINGS)
-    assert way == Way(True, 1)
+    assert way == MemorySaving(True, 1)
     assert note.endswith("That is still too much; make fewer pictures at once (--batch_size).")
 
 
