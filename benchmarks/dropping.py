@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks import results
 from blended_diffusion import machine
-from blended_diffusion.editing.candidates import Edit
+from blended_diffusion.editing.edit import Edit
 from blended_diffusion.editing.presets import preset_settings
 from blended_diffusion.evaluation.benchmark import Task, load_benchmark
 from blended_diffusion.evaluation.judge import Judge

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from benchmarks import results
 from blended_diffusion import machine
-from blended_diffusion.editing.candidates import Candidate, Edit
+from blended_diffusion.editing.edit import Candidate, Edit
 from blended_diffusion.evaluation.benchmark import Task, load_benchmark
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.evaluation.methods import METHODS

@@ -18,7 +18,7 @@ from diffusers.utils import make_image_grid
 from blended_diffusion import masks
 from blended_diffusion.applications.regions import Region, edit_regions
 from blended_diffusion.applications.tasks import DrawnMask, Step, application_of, parse_steps
-from blended_diffusion.editing.candidates import Edit
+from blended_diffusion.editing.edit import Edit
 from blended_diffusion.editing.editor import Edited, Editor, FolderEditor
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import gallery

@@ -326,12 +326,12 @@ def edit(
     paint = None if scribble is None else inputs.read_photo(scribble, "--scribble", photo.image.size)
 
     from blended_diffusion import machine
-    from blended_diffusion.editing import candidates
     from blended_diffusion.editing.editor import Editor, FolderEditor
+    from blended_diffusion.editing.results import find_run
 
     team = find_team(device, gpu_id)
     folder = Path(output_path)
-    earlier = candidates.find_run(folder, "--output_path") if resume else None
+    earlier = find_run(folder, "--output_path") if resume else None
     place = machine.find_device(machine.released_device(gpu_id) if gpu_id is not None else device, "--device")
     machine.be_reproducible(None if earlier is None else earlier.made_with.threads)
     if wanted.needs_network:

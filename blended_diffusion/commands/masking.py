@@ -165,7 +165,7 @@ def _holds(target: Path, image: "PIL.Image.Image") -> bool:
 
 
 def _refuse_to_forget(target: Path, argument: str) -> None:
-    from blended_diffusion.editing.candidates import Results, find_run
+    from blended_diffusion.editing.results import Results, find_run
 
     run = find_run(target.parent, argument) if target.name == "mask.png" and target.exists() else None
     if run is not None and Results(target.parent, run).finished():

@@ -93,7 +93,7 @@ def replay(
     target = replay_target(Path(picture), output_path, files)
 
     from blended_diffusion import machine
-    from blended_diffusion.editing import candidates
+    from blended_diffusion.editing.edit import Edit, largest_difference, make_again
     from blended_diffusion.editing.memory import MemorySaving
     from blended_diffusion.editing.records import to_json
     from blended_diffusion.pictures import gallery
@@ -103,15 +103,15 @@ def replay(
     loaded = load(model or record.model.name, machine.find_dtype(record.made_with.dtype), place)
     refuse_changed(record.model, loaded.sha256, loaded.name, "--model")
 
-    job = candidates.Edit.prepare(loaded, photo, region, record.settings)
+    job = Edit.prepare(loaded, photo, region, record.settings)
     way = MemorySaving(record.made_with.gradient_checkpointing, record.made_with.clip_chunk_size)
     way.apply(job.model.pipe)
     job.model.pipe.set_progress_bar_config(disable=quiet, desc="steps")
-    candidate = candidates.make_again(job, record)
+    candidate = make_again(job, record)
     made_with = replace(MadeWith.on(place, loaded.pipe.unet.dtype), **asdict(way))
     again = job.finish(candidate)
     gallery.write_png(again, target, photo.icc_profile, to_json(job.record(candidate, made_with)))
     if not quiet:
         with Image.open(picture) as original:
-            difference = candidates.largest_difference(original, again)
+            difference = largest_difference(original, again)
         typer.echo(f"{target}: {verdict(difference, record.made_with.differences(made_with))}")

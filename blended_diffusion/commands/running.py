@@ -17,9 +17,10 @@ from blended_diffusion.editing.made_with import MadeWith
 if TYPE_CHECKING:
     import torch
 
-    from blended_diffusion.editing.candidates import Edit, Results
+    from blended_diffusion.editing.edit import Edit
     from blended_diffusion.editing.editor import FolderEditor
     from blended_diffusion.editing.processes import Team, Worker
+    from blended_diffusion.editing.results import Results
     from blended_diffusion.models import Model
     from blended_diffusion.pictures.gallery import Entry
 

@@ -1,7 +1,7 @@
 """A picture, a mask and words in; edited pictures out, best first: in memory, or into a folder.
 
-What belongs here is the one call that every application is built of. How candidates are made is `candidates`'
-business, and what an application asks for its own.
+What belongs here is the one call that every application is built of. How candidates are made is the
+business of `edit` and `candidates`, and what an application asks for its own.
 """
 
 import hashlib
@@ -11,10 +11,12 @@ from pathlib import Path
 
 import PIL.Image
 
-from blended_diffusion.editing.candidates import Edit, Results, make_candidates, split
+from blended_diffusion.editing.candidates import make_candidates
+from blended_diffusion.editing.edit import Edit
 from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.processes import ALONE, Team
-from blended_diffusion.editing.records import Run
+from blended_diffusion.editing.records import Run, in_batches
+from blended_diffusion.editing.results import Results, writing_to
 from blended_diffusion.models import Model, load_model
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import gallery
@@ -90,7 +92,7 @@ class Editor:
             ValueError: the mask is too thin for the model, or it does not accept the settings.
         """
         job = self.prepare(image, mask, settings, name)
-        made = [one for batch in split(self.seeds, self.batch_size) for one in job.make(batch)]
+        made = [one for batch in in_batches(self.seeds, self.batch_size) for one in job.make(batch)]
         made.sort(key=lambda candidate: (candidate.clip_distance, candidate.seed))
         return Edited(
             [job.finish(candidate) for candidate in made],
@@ -184,7 +186,7 @@ class FolderEditor(Editor):
             stem=self.stem,
             film=self.film,
             assets=self.assets,
-            batches=split(self.seeds, self.batch_size),
+            batches=in_batches(self.seeds, self.batch_size),
             made_with=self.made_with,
             strip=self.strip,
         )
@@ -209,11 +211,7 @@ class FolderEditor(Editor):
         about = f"{image.mode} {image.size}".encode() + (icc_profile or b"")
         digest = hashlib.sha256(about + image.tobytes()).hexdigest()
         path = (self.folder / name / "inputs" / f"{what}_{digest[:12]}.png").absolute()
-        try:
+        with writing_to(self.folder, self.argument):
             path.parent.mkdir(parents=True, exist_ok=True)
             gallery.write_png(image, path, icc_profile)
-        except OSError as error:
-            raise ValueError(
-                f"{self.argument} {str(self.folder)!r} cannot be written to ({error.strerror})."
-            ) from None
         return path

@@ -100,6 +100,11 @@ def _wishes(thing: Run | Record) -> dict[str, Any]:
     return {**wishes.pop("settings"), **wishes}
 
 
+def in_batches(seeds: list[int], size: int) -> list[list[int]]:
+    """`seeds` in batches of at most `size`."""
+    return [seeds[start : start + size] for start in range(0, len(seeds), size)]
+
+
 def to_json(record: Record | Run, indent: int | None = None) -> str:
     """ASCII JSON; reading it back gives an equal object."""
     from pydantic import TypeAdapter

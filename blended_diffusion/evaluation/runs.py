@@ -13,8 +13,8 @@ import PIL.Image
 import torch
 from lpips import LPIPS
 
-from blended_diffusion.editing.candidates import Candidate, Edit, split
-from blended_diffusion.editing.records import from_json, to_json
+from blended_diffusion.editing.edit import Candidate, Edit
+from blended_diffusion.editing.records import from_json, in_batches, to_json
 from blended_diffusion.evaluation.benchmark import Task
 from blended_diffusion.evaluation.figures import background_difference, diversity, seam, seam_lpips
 from blended_diffusion.evaluation.judge import Judge
@@ -120,7 +120,7 @@ class Bench:
         first = self.seed + task.number * self.num_images
         begun = time.perf_counter()
         candidates: list[Candidate] = []
-        for seeds in split(list(range(first, first + self.num_images)), self.batch_size):
+        for seeds in in_batches(list(range(first, first + self.num_images)), self.batch_size):
             candidates += edit.make(seeds)
         finished = [edit.finish(candidate) for candidate in candidates]
         seconds = time.perf_counter() - begun

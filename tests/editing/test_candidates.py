@@ -11,9 +11,11 @@ import PIL.ImageCms
 import pytest
 import torch
 
-from blended_diffusion.editing.candidates import Edit, Results, largest_difference, make_again, make_candidates, split
+from blended_diffusion.editing.candidates import make_candidates
+from blended_diffusion.editing.edit import Edit, largest_difference, make_again
 from blended_diffusion.editing.made_with import MadeWith
-from blended_diffusion.editing.records import Record, Run, from_json, read_record
+from blended_diffusion.editing.records import Record, Run, from_json, in_batches, read_record
+from blended_diffusion.editing.results import Results
 from blended_diffusion.models import load_model
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import gallery
@@ -53,7 +55,7 @@ def edit(files, tiny_model_dir):
 
 
 def run_of(edit, count=5, batch_size=2, **changes) -> Run:
-    batches = split(list(range(7, 7 + count)), batch_size)
+    batches = in_batches(list(range(7, 7 + count)), batch_size)
     run = Run(
         edit.settings, **edit.origins, seed=7, batch_size=batch_size, stem="out", film=None, assets=False,
         batches=batches, made_with=MADE_WITH,

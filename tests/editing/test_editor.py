@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from blended_diffusion.editing.candidates import make_again, make_candidates
+from blended_diffusion.editing.candidates import make_candidates
+from blended_diffusion.editing.edit import make_again
 from blended_diffusion.editing.editor import Editor, FolderEditor
 from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.records import read_record

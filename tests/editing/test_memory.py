@@ -15,7 +15,7 @@ from blended_diffusion.checkpoints import PRESETS
 from blended_diffusion.checkpoints.stock_unet import unet_config
 from blended_diffusion.cli import main
 from blended_diffusion.editing import memory
-from blended_diffusion.editing.candidates import largest_difference
+from blended_diffusion.editing.edit import largest_difference
 from blended_diffusion.editing.memory import (
     GIB,
     MemorySaving,

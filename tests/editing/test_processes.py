@@ -22,11 +22,13 @@ import pytest
 import torch
 
 from blended_diffusion.cli import main
-from blended_diffusion.editing import candidates, processes
-from blended_diffusion.editing.candidates import Edit, Results, Share, when_listed
+from blended_diffusion.editing import processes
+from blended_diffusion.editing.candidates import Share, when_listed
+from blended_diffusion.editing.edit import Edit
 from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.processes import Worker
-from blended_diffusion.editing.records import Run, from_json
+from blended_diffusion.editing.records import Run, from_json, to_json
+from blended_diffusion.editing.results import Results
 from blended_diffusion.models import load_model
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures.inputs import read_mask, read_photo
@@ -264,7 +266,7 @@ class TestAnAccident:
         # as if all had been killed before the last picture
         undone = from_json(Run, run_json.read_text())
         undone = replace(undone, batches=[[404, 405], [406, 407], [408, 409], [410]])
-        run_json.write_text(candidates.to_json(undone))
+        run_json.write_text(to_json(undone))
         next(Path("two/ranked").glob("*_407.json")).unlink()
         assert main([*edit, "--output_path", "two", "--quiet", "--resume"]) == 0
         assert files("two") == whole

@@ -9,7 +9,7 @@ from conftest import assert_close
 from PIL import Image
 
 from blended_diffusion.applications.regions import Region, edit_regions
-from blended_diffusion.editing.candidates import make_again
+from blended_diffusion.editing.edit import make_again
 from blended_diffusion.editing.editor import Editor, FolderEditor
 from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.records import read_record

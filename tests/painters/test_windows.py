@@ -9,7 +9,7 @@ import torch
 from conftest import assert_close, make_tiny_pipe
 
 from blended_diffusion.cli import main
-from blended_diffusion.editing.candidates import Edit, largest_difference
+from blended_diffusion.editing.edit import Edit, largest_difference
 from blended_diffusion.editing.editor import Editor
 from blended_diffusion.editing.records import read_record
 from blended_diffusion.models import Model
