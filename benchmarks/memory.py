@@ -2,7 +2,7 @@
 
 python -m benchmarks.memory
 
-The count is [`blended_diffusion.editing.memory.count_step`]'s: the tensors that live at the same time, for one
+The count is [`blended_diffusion.painters.memory.count_step`]'s: the tensors that live at the same time, for one
 candidate and eight copies for a CLIP ViT-B/16. It is made without weights and without a GPU. With `--measure` a step
 of each way is taken on the CPU in fp32, in a process of its own, and its peak memory is set against the count.
 """
@@ -22,7 +22,8 @@ from benchmarks import results
 from blended_diffusion.checkpoints import PRESETS
 from blended_diffusion.checkpoints.stock_unet import scheduler_config, unet_config
 from blended_diffusion.demo import MODEL_FOLDER
-from blended_diffusion.editing.memory import GIB, MemorySaving, count_step, peak_memory, weights_bytes
+from blended_diffusion.machine import GIB, peak_memory
+from blended_diffusion.painters.memory import MemorySaving, count_step, weights_bytes
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 

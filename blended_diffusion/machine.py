@@ -1,16 +1,20 @@
 """What the machine has, and what of it decides the last bits of a picture.
 
-What belongs here asks about devices, number formats, threads and versions. Models and pictures do not.
+What belongs here asks about devices, number formats, threads and memory. Models and pictures do not.
 """
 
 import ctypes
 import os
 import platform
+import sys
 
+import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_choice_from_env
 
+
+GIB = 2**30
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MIXED_PRECISIONS = {"fp16": "float16", "bf16": "bfloat16"}
@@ -93,3 +97,30 @@ def keep_freed_memory() -> None:
         never, trim_threshold, mmap_max = -1, -1, -4  # of malloc.h
         libc.mallopt(trim_threshold, never)
         libc.mallopt(mmap_max, 0)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken on `device`."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # torch keeps what was freed, and gives that out first
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    # launchers say how many processes share the machine
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def forget_peak(device: torch.device) -> None:
+    """From here on counts what [`peak_memory`] says of a GPU; a process's peak stays."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that were in use at once: of the tensors on a GPU, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

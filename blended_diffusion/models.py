@@ -14,7 +14,7 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
-from diffusers import SchedulerMixin, UNet2DModel
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import httpx
@@ -45,12 +45,12 @@ class Model:
     """A pipeline and where it came from.
 
     Attributes:
-        pipe (`BlendedDiffusionPipeline`): on the CPU.
+        pipe (`DiffusionPipeline`): as it was loaded, a [`BlendedDiffusionPipeline`] on the CPU.
         name (`str`): `"bundled"`, a folder's absolute path, or a Hub id.
         sha256 (`str`): of the weights of its UNet and CLIP.
     """
 
-    pipe: BlendedDiffusionPipeline
+    pipe: DiffusionPipeline
     name: str
     sha256: str
 

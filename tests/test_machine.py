@@ -99,3 +99,14 @@ def test_freed_memory_is_kept():
     if given_back == 0:
         pytest.skip("this system does not count page faults")
     assert kept < given_back / 2
+
+
+def test_memory_of_this_machine(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    alone = machine.free_memory(torch.device("cpu"))
+    assert 0 < alone < 2**50
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert machine.free_memory(torch.device("cpu")) == pytest.approx(alone / 4, rel=0.2)
+    peak = machine.peak_memory(torch.device("cpu"))
+    block = torch.ones(2**24)
+    assert machine.peak_memory(torch.device("cpu")) >= peak > block.nbytes

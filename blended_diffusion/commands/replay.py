@@ -94,8 +94,8 @@ def replay(
 
     from blended_diffusion import machine
     from blended_diffusion.editing.edit import Edit, largest_difference, make_again
-    from blended_diffusion.editing.memory import MemorySaving
     from blended_diffusion.editing.records import to_json
+    from blended_diffusion.painters.memory import MemorySaving
     from blended_diffusion.pictures import gallery
 
     place = machine.find_device(device, "--device")

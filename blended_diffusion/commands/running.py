@@ -144,10 +144,10 @@ def make_all(job: "Edit", results: "Results", seeds: list[int], keep: bool, quie
     """
     from tqdm.auto import tqdm
 
-    from blended_diffusion.editing import memory
+    from blended_diffusion import machine
     from blended_diffusion.editing.candidates import make_candidates
 
-    memory.forget_peak(job.model.pipe._execution_device)
+    machine.forget_peak(job.model.pipe._execution_device)
     finished = {entry.seed for entry in results.finished()}.intersection(seeds)
     if finished and not keep:
         show(
@@ -174,7 +174,7 @@ def make_all(job: "Edit", results: "Results", seeds: list[int], keep: bool, quie
         for entry in entries[:3]:
             typer.echo(f"  {entry.clip_distance:.4f}  seed {entry.seed}  {entry.path.name}")
         typer.echo(f"to look at: {results.folder / 'contact_sheet.png'}, {results.folder / 'before_after.png'}")
-        typer.echo(f"peak memory: {memory.peak_memory(job.model.pipe._execution_device) / memory.GIB:.3g} GiB")
+        typer.echo(f"peak memory: {machine.peak_memory(job.model.pipe._execution_device) / machine.GIB:.3g} GiB")
     return entries
 
 

@@ -14,7 +14,6 @@ from diffusers.utils import logging
 
 from blended_diffusion.editing.edit import Edit
 from blended_diffusion.editing.made_with import MadeWith
-from blended_diffusion.editing.memory import MemorySaving, make_room
 from blended_diffusion.editing.processes import EXPECTED_ERRORS, Done, LostProcessError, Team, Worker, problems
 from blended_diffusion.editing.records import Run, in_batches
 from blended_diffusion.editing.results import Results, find_run
@@ -138,8 +137,8 @@ def make_batches(
 ) -> Iterator[gallery.Entry]:
     """Makes these batches in this process and writes their pictures; yields each when it is written.
 
-    What makes a batch fit into the free memory is switched on first: see [`make_room`]. One that does not fit all the
-    same is halved, and so are all after it.
+    What makes a batch fit into the free memory is switched on first: see [`Painter.make_room`]. One that does not fit
+    all the same is halved, and so are all after it.
 
     Args:
         edit ([`Edit`]), results ([`Results`]): what to make, and where to write it.
@@ -151,10 +150,10 @@ def make_batches(
         MemoryError: not even a single picture fits.
     """
     left = list(batches)
-    # by the largest batch of all processes, so that they take the same way
-    if batches and (note := make_room(edit.model.pipe, edit.settings, max(map(len, results.run.batches)))):
+    # by the largest batch of all processes, so that they save memory alike
+    if batches and (note := edit.painter.make_room(edit.settings, max(map(len, results.run.batches)))):
         logger.warning(note)
-    made_with = replace(made_with, **asdict(MemorySaving.of(edit.model.pipe)))
+    made_with = replace(made_with, **asdict(edit.painter.memory_saving()))
     while left:
         batch = left.pop(0)
         if missing.isdisjoint(batch):

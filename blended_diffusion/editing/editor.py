@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import PIL.Image
+from diffusers import DiffusionPipeline
 
 from blended_diffusion.editing.candidates import make_candidates
 from blended_diffusion.editing.edit import Edit
@@ -18,10 +19,11 @@ from blended_diffusion.editing.processes import ALONE, Team
 from blended_diffusion.editing.records import Run, in_batches
 from blended_diffusion.editing.results import Results, writing_to
 from blended_diffusion.models import Model, load_model
+from blended_diffusion.painters.choice import painter_for
+from blended_diffusion.painters.painter import Painter
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import gallery
 from blended_diffusion.pictures.inputs import Mask, Photo
-from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 
 Make = Callable[[Edit, Results, list[int], bool], list[gallery.Entry]]
@@ -50,7 +52,8 @@ class Editor:
     """Edits pictures in memory.
 
     Args:
-        model ([`Model`] or `BlendedDiffusionPipeline`, *optional*): the bundled one if left out.
+        model ([`Model`], `BlendedDiffusionPipeline` or [`Painter`], *optional*): what fills the regions; the bundled
+            model if left out.
         seed (`int`): of the first candidate of every edit; the next ones count on.
         num_images (`int`): how many candidates each edit makes.
         batch_size (`int`): how many of them are computed together.
@@ -58,15 +61,18 @@ class Editor:
 
     def __init__(
         self,
-        model: Model | BlendedDiffusionPipeline | None = None,
+        model: Model | DiffusionPipeline | Painter | None = None,
         seed: int = 404,
         num_images: int = 4,
         batch_size: int = 4,
     ):
-        if isinstance(model, BlendedDiffusionPipeline):
-            model = Model(model, "in memory", "")
-        self.model = load_model() if model is None else model
+        self.painter = painter_for(load_model() if model is None else model)
         self.seed, self.num_images, self.batch_size = seed, num_images, batch_size
+
+    @property
+    def model(self) -> Model:
+        """What its painter paints with."""
+        return self.painter.model
 
     @property
     def seeds(self) -> list[int]:
@@ -110,7 +116,7 @@ class Editor:
         photo = image if isinstance(image, Photo) else self.keep_photo(image, name)
         region = mask if mask is None or isinstance(mask, Mask) else self.keep_mask(mask, name)
         settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
-        return Edit.prepare(self.model, photo, region, settings)
+        return Edit.prepare(self.painter, photo, region, settings)
 
     def keep_photo(self, image: PIL.Image.Image, name: str, icc_profile: bytes | None = None) -> Photo:
         """A picture that came from no file, as one that did."""
@@ -134,7 +140,7 @@ class FolderEditor(Editor):
     What came from no file is written to `inputs/` first, so that `replay` finds it.
 
     Args:
-        model ([`Model`]): on its device.
+        model ([`Model`] or [`Painter`]): on its device.
         folder (`Path`): where to write; each edit has the subfolder of its name, the one without a name `folder`.
         made_with ([`MadeWith`]): the machine.
         seed, num_images, batch_size: as in [`Editor`].
@@ -150,7 +156,7 @@ class FolderEditor(Editor):
 
     def __init__(
         self,
-        model: Model,
+        model: Model | Painter,
         folder: Path,
         made_with: MadeWith,
         seed: int = 404,

@@ -19,6 +19,7 @@ from diffusers.utils import logging
 from scipy.ndimage import distance_transform_edt
 
 from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.painters.variants import variant_of
 from blended_diffusion.painters.words import prompt_arguments
 from blended_diffusion.pictures.canvas import Canvas
 from blended_diffusion.pictures.inputs import Mask
@@ -85,19 +86,21 @@ def label(masks: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
     return labels
 
 
-def read_regions(mask: Mask) -> RegionMask:
-    """The regions of a mask that [`label`] made and that was read from its file.
+def labels_of(mask: Mask) -> PIL.Image.Image:
+    """What [`label`] made: the labels of a [`RegionMask`], or those in the file that a mask was read from.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: there are none.
     """
+    if isinstance(mask, RegionMask):
+        return mask.labels
     with PIL.Image.open(mask.path) as picture:
         if picture.mode != "P":
             raise ValueError(
                 f"mask {str(mask.path)!r} does not say which pixel belongs to which region; give the one of several"
                 " colours that was written with the picture."
             )
-        return RegionMask(mask.image, mask.path, mask.sha256, picture.copy())
+        return picture.copy()
 
 
 def without_what_is_covered(masks: Sequence[PIL.Image.Image]) -> list[PIL.Image.Image]:
@@ -169,12 +172,12 @@ def region_arguments(
     prompts = settings.region_prompts
     arguments = {"prompt": prompts, "region_masks": region_masks(canvas, labels, prompts)}
     words = (settings.prompt_templates, settings.typographic_defence)
-    own = [prompt_arguments(pipe, prompt, *words) for prompt in prompts]
+    of_regions = [prompt_arguments(pipe, prompt, *words) for prompt in prompts]
     for name in ("prompt_embeds", "rival_prompt_embeds"):
-        given = [one[name] for one in own if name in one]
+        given = [one[name] for one in of_regions if name in one]
         if given:  # what stands for a region without words is not looked at
-            arguments[name] = torch.cat([one.get(name, given[0]) for one in own])
-    return arguments | {key: one[key] for one in own for key in ("rival_guidance_scale",) if key in one}
+            arguments[name] = torch.cat([one.get(name, given[0]) for one in of_regions])
+    return arguments | {key: one[key] for one in of_regions for key in ("rival_guidance_scale",) if key in one}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,11 +217,8 @@ class RegionsPipeline(BlendedDiffusionPipeline):
 
     @classmethod
     def of(cls, pipe: BlendedDiffusionPipeline) -> "RegionsPipeline":
-        """The same components and defaults; nothing is copied."""
-        defaults = {name: value for name, value in pipe.config.items() if name.startswith("default_")}
-        regions = cls(**pipe.components, **defaults)
-        regions.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
-        return regions
+        """The same components, defaults and whatever was set on `pipe`; nothing is copied."""
+        return variant_of(pipe, cls)
 
     @torch.no_grad()
     def __call__(
@@ -308,18 +308,20 @@ class RegionsPipeline(BlendedDiffusionPipeline):
         """The sum over the regions of D_CLIP. Shape `(B,)`."""
         losses = []
         for region in self._regions:
-            own = {"mask": guidance.mask * region.share, "text_embeds": region.text_embeds}
+            of_region = {"mask": guidance.mask * region.share, "text_embeds": region.text_embeds}
             if region.rival_embeds is not None:
-                own["rival_embeds"] = region.rival_embeds
-            losses.append(super().clip_loss(estimate, replace(guidance, **own), warps))
+                of_region["rival_embeds"] = region.rival_embeds
+            losses.append(super().clip_loss(estimate, replace(guidance, **of_region), warps))
         return torch.stack(losses).sum(dim=0)
 
     def clip_distance(
         self, images: torch.Tensor, mask: torch.Tensor, text_embeds: torch.Tensor, match_release: bool = False
     ) -> torch.Tensor:
         """The mean over the regions of the CLIP distance. Shape `(B,)`."""
-        own = super().clip_distance
-        distances = [own(images, mask * region.share, region.text_embeds, match_release) for region in self._regions]
+        of_region = super().clip_distance
+        distances = [
+            of_region(images, mask * region.share, region.text_embeds, match_release) for region in self._regions
+        ]
         return torch.stack(distances).mean(dim=0)
 
     def surroundings_distance(
@@ -330,6 +332,8 @@ class RegionsPipeline(BlendedDiffusionPipeline):
         label_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The mean over the regions of how badly each fits its words and its surroundings. Shape `(B,)`."""
-        own = super().surroundings_distance
-        distances = [own(images, mask * region.share, region.text_embeds, label_embeds) for region in self._regions]
+        of_region = super().surroundings_distance
+        distances = [
+            of_region(images, mask * region.share, region.text_embeds, label_embeds) for region in self._regions
+        ]
         return torch.stack(distances).mean(dim=0)

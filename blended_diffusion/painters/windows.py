@@ -9,6 +9,7 @@ import math
 import PIL.Image
 import torch
 
+from blended_diffusion.painters.variants import variant_of
 from blended_diffusion.pictures.canvas import Canvas
 from pipeline_blended_diffusion import BlendedDiffusionPipeline, Guidance, recomputed
 
@@ -39,17 +40,14 @@ class WindowedPipeline(BlendedDiffusionPipeline):
 
     @classmethod
     def of(cls, pipe: BlendedDiffusionPipeline, detail: int) -> "WindowedPipeline":
-        """The same components and defaults; nothing is copied.
+        """The same components, defaults and whatever was set on `pipe`; nothing is copied.
 
         Args:
             pipe (`BlendedDiffusionPipeline`): of a network for square pictures.
             detail (`int`): the canvas's width over the network's.
         """
-        defaults = {name: value for name, value in pipe.config.items() if name.startswith("default_")}
-        windowed = cls(**pipe.components, **defaults)
+        windowed = variant_of(pipe, cls)
         windowed.detail = detail
-        windowed.clip_chunk_size = pipe.clip_chunk_size
-        windowed.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
         return windowed
 
     @property

@@ -14,20 +14,12 @@ from transformers import CLIPConfig, CLIPModel
 from blended_diffusion.checkpoints import PRESETS
 from blended_diffusion.checkpoints.stock_unet import unet_config
 from blended_diffusion.cli import main
-from blended_diffusion.editing import memory
 from blended_diffusion.editing.edit import largest_difference
-from blended_diffusion.editing.memory import (
-    GIB,
-    MemorySaving,
-    Tally,
-    count_step,
-    free_memory,
-    make_room,
-    peak_memory,
-    weights_bytes,
-)
 from blended_diffusion.editing.records import read_record
+from blended_diffusion.machine import GIB, peak_memory
 from blended_diffusion.models import load_model
+from blended_diffusion.painters import memory
+from blended_diffusion.painters.memory import MemorySaving, Tally, count_step, make_room, weights_bytes
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.painters.windows import WindowedPipeline
 from pipeline_blended_diffusion import BlendedDiffusionPipeline, ModularSteps, recomputed
@@ -192,11 +184,11 @@ def test_a_tally_counts_what_lives_at_the_same_time():
 
 
 @pytest.mark.parametrize(
-    "way", [MemorySaving(), MemorySaving(True), MemorySaving(True, 2), MemorySaving(False, 1)], ids=str
+    "saving", [MemorySaving(), MemorySaving(True), MemorySaving(True, 2), MemorySaving(False, 1)], ids=str
 )
 @pytest.mark.parametrize("guidance_gradient", ["sample", "estimate"])
-def test_the_count_is_what_an_edit_allocates(tiny_pipe, photo, mask, guidance_gradient, way):
-    way.apply(tiny_pipe)
+def test_the_count_is_what_an_edit_allocates(tiny_pipe, photo, mask, guidance_gradient, saving):
+    saving.apply(tiny_pipe)
     counted = count_step(tiny_pipe, 2, 8, guidance_gradient)
     with Tally() as tally:
         edit(tiny_pipe, photo, mask, guidance_gradient=guidance_gradient, num_augmentations=8, ranking="region")
@@ -205,12 +197,12 @@ def test_the_count_is_what_an_edit_allocates(tiny_pipe, photo, mask, guidance_gr
 
 def test_what_makes_a_step_need_less(tiny_pipe):
     def count(**arguments) -> int:
-        common = {"batch_size": 2, "num_augmentations": 8, "guidance_gradient": "sample", "way": MemorySaving()}
+        common = {"batch_size": 2, "num_augmentations": 8, "guidance_gradient": "sample", "saving": MemorySaving()}
         return count_step(tiny_pipe, **{**common, **arguments})
 
     plain = count()
-    assert count(way=MemorySaving(True)) < 0.8 * plain
-    assert count(way=MemorySaving(True, 4)) < count(way=MemorySaving(True))
+    assert count(saving=MemorySaving(True)) < 0.8 * plain
+    assert count(saving=MemorySaving(True, 4)) < count(saving=MemorySaving(True))
     assert count(guidance_gradient=None) < count(guidance_gradient="estimate") < plain
     assert count(batch_size=4) == pytest.approx(2 * plain, rel=0.05)
     tiny_pipe.to(torch.bfloat16)
@@ -257,38 +249,27 @@ def test_weights(tiny_pipe):
     assert weights_bytes(tiny_pipe.to(torch.float16)) == 2 * number
 
 
-# --- what there is ---------------------------------------------------------------------------------------------------
-
-
-def test_memory_of_this_machine(monkeypatch):
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    alone = free_memory(CPU)
-    assert 0 < alone < 2**50
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert free_memory(CPU) == pytest.approx(alone / 4, rel=0.2)
-    peak = peak_memory(CPU)
-    block = torch.ones(2**24)
-    assert peak_memory(CPU) >= peak > block.nbytes
+# --- what is done about it -------------------------------------------------------------------------------------------
 
 
 def test_making_room(tiny_pipe, monkeypatch):
     settings = replace(SETTINGS, num_augmentations=16)
-    ways = [MemorySaving(), MemorySaving(True), MemorySaving(True, 16), MemorySaving(True, 8)]
-    needs = [count_step(tiny_pipe, 2, 16, "sample", way) for way in ways]
+    savings = [MemorySaving(), MemorySaving(True), MemorySaving(True, 16), MemorySaving(True, 8)]
+    needs = [count_step(tiny_pipe, 2, 16, "sample", saving) for saving in savings]
 
     def with_free(free: int, settings: EditSettings = settings) -> tuple[str | None, MemorySaving]:
         monkeypatch.setattr(memory, "free_memory", lambda device: free)
         return make_room(tiny_pipe, settings, 2), MemorySaving.of(tiny_pipe)
 
     assert with_free(needs[0]) == (None, MemorySaving())
-    note, way = with_free(needs[0] - 1)  # less than `at_most` says: it is counted
-    assert way == MemorySaving(True)
+    note, saving = with_free(needs[0] - 1)  # less than `at_most` says: it is counted
+    assert saving == MemorySaving(True)
     assert note.endswith(f"gradient checkpointing makes it {needs[1] / GIB:.3g}.")
     assert with_free(needs[0]) == (None, MemorySaving(True))  # what is on stays on
     for index in (2, 3):
-        assert with_free(needs[index - 1] - 1)[1] == ways[index]
-    note, way = with_free(1, SETTINGS)
-    assert way == MemorySaving(True, 1)
+        assert with_free(needs[index - 1] - 1)[1] == savings[index]
+    note, saving = with_free(1, SETTINGS)
+    assert saving == MemorySaving(True, 1)
     assert note.endswith("That is still too much; make fewer pictures at once (--batch_size).")
 
 

@@ -1,26 +1,22 @@
 """How much memory an edit needs, how much there is, and what to do where it is too little.
 
-What belongs here counts, measures and decides. Halving a batch that does not fit all the same is left to `candidates`.
+What belongs here counts and decides. Halving a batch that does not fit all the same is left to whoever makes batches.
 """
 
-import os
-import sys
 import weakref
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from blended_diffusion.machine import GIB, free_memory
 from blended_diffusion.painters.settings import EditSettings
-from pipeline_blended_diffusion import NUM_WARP_PARAMETERS, BlendedDiffusionPipeline, Guidance, clean_estimate
+from pipeline_blended_diffusion import NUM_WARP_PARAMETERS, BlendedDiffusionPipeline, Guidance, noise_level
 
-
-GIB = 2**30
 
 _counted: weakref.WeakKeyDictionary[BlendedDiffusionPipeline, dict[tuple, int]] = weakref.WeakKeyDictionary()
 
@@ -89,6 +85,13 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
     return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
+class AnyLevel(DDPMScheduler):
+    """Says without computing that half of every sample's variance is noise."""
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([0.5**0.5])
+
+
 class WithoutNumbers(BlendedDiffusionPipeline):
     """[`BlendedDiffusionPipeline`] whose tensors have sizes and no numbers."""
 
@@ -109,7 +112,7 @@ def count_step(
     batch_size: int,
     num_augmentations: int,
     guidance_gradient: str | None,
-    way: MemorySaving | None = None,
+    saving: MemorySaving | None = None,
 ) -> int:
     """The most that a step needs at once besides the weights, in bytes.
 
@@ -122,15 +125,15 @@ def count_step(
         batch_size (`int`): how many pictures are made together.
         num_augmentations (`int`): how many copies of each CLIP sees.
         guidance_gradient (`str`, *optional*): `"sample"` or `"estimate"`; a step without guidance if left out.
-        way ([`MemorySaving`], *optional*): how `pipe` takes its steps if left out.
+        saving ([`MemorySaving`], *optional*): how `pipe` takes its steps if left out.
     """
-    way = MemorySaving.of(pipe) if way is None else way
+    saving = MemorySaving.of(pipe) if saving is None else saving
     counted = _counted.setdefault(pipe, {})
     step = (batch_size, num_augmentations, guidance_gradient)
-    key = (way, step, pipe.unet.dtype, *(model.dtype for model, _, _ in pipe.clips))
+    key = (saving, step, pipe.unet.dtype, *(model.dtype for model, _, _ in pipe.clips))
     if key not in counted:
         with FakeTensorMode(), torch.no_grad():
-            twin = _without_numbers(pipe, way)
+            twin = _without_numbers(pipe, saving)
             tally = Tally()
             with tally, twin.frozen():
                 _take_step(twin, *step)
@@ -138,14 +141,14 @@ def count_step(
     return counted[key]
 
 
-def _without_numbers(pipe: BlendedDiffusionPipeline, way: MemorySaving) -> BlendedDiffusionPipeline:
-    parts = dict(pipe.components)
+def _without_numbers(pipe: BlendedDiffusionPipeline, saving: MemorySaving) -> BlendedDiffusionPipeline:
+    parts = {**pipe.components, "scheduler": AnyLevel()}
     parts["unet"] = _cast(UNet2DModel.from_config(pipe.unet.config), pipe.unet.dtype)
     for name in ("clip_model", "clip_model_2"):
         if (clip := parts[name]) is not None:
             parts[name] = _cast(type(clip)(clip.config), clip.dtype)
     twin = WithoutNumbers(**parts)
-    way.apply(twin)
+    saving.apply(twin)
     return twin
 
 
@@ -160,15 +163,6 @@ def _take_step(
     pipe: BlendedDiffusionPipeline, batch_size: int, num_augmentations: int, guidance_gradient: str | None
 ) -> None:
     shape = (batch_size, 3, *pipe.sample_size)
-    signal = noise = 0.5**0.5
-    through_unet = guidance_gradient == "sample"
-    with torch.set_grad_enabled(through_unet):
-        sample = torch.empty(shape).requires_grad_(through_unet)
-        labels = None if pipe.unet.config.num_class_embeds is None else torch.zeros(batch_size, dtype=torch.long)
-        predicted = pipe.unet(sample.to(pipe.unet.dtype), torch.tensor(0), class_labels=labels).sample.float()
-        estimate = clean_estimate(sample, predicted[:, :3], signal, noise)
-    if guidance_gradient is None:
-        return
     embeds, weights = torch.empty(batch_size, sum(pipe.embed_dims)), torch.empty(batch_size)
     guidance = Guidance(
         text_embeds=embeds,
@@ -179,15 +173,19 @@ def _take_step(
         rival_weights=weights,
         image=torch.empty(shape),
         mask=torch.empty(batch_size, 1, *pipe.sample_size),
-        gradient=guidance_gradient,
+        gradient=guidance_gradient or "estimate",
         clip_scale=1.0,
         range_scale=1.0,
         mse_scale=0.0,
         lpips_scale=0.0,
         match_release=False,
     )
+    labels = None if pipe.unet.config.num_class_embeds is None else torch.zeros(batch_size, dtype=torch.long)
     warps = torch.empty(batch_size, max(num_augmentations - 1, 0), NUM_WARP_PARAMETERS)
-    pipe.guide(sample, estimate, signal, noise, guidance, warps)
+    latents, timestep = torch.empty(shape), torch.tensor(0)
+    sample, *_, estimate = pipe.estimate(latents, timestep, labels, differentiable=guidance_gradient == "sample")
+    if guidance_gradient is not None:
+        pipe.guide(sample, estimate, *noise_level(pipe.scheduler, timestep), guidance, warps)
 
 
 def at_most(
@@ -216,16 +214,6 @@ def at_most(
     return batch_size * numbers * torch.float32.itemsize
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that may still be taken on `device`."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # torch keeps what was freed, and gives that out first
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    # launchers say how many processes share the machine
-    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def make_room(pipe: BlendedDiffusionPipeline, settings: EditSettings, batch_size: int) -> str | None:
     """Switches on what makes a step fit into the free memory, the cheapest first.
 
@@ -246,42 +234,25 @@ def make_room(pipe: BlendedDiffusionPipeline, settings: EditSettings, batch_size
     free = free_memory(pipe._execution_device)
     if at_most(pipe, batch_size, copies, gradient) <= free:
         return None
-    begun = way = MemorySaving.of(pipe)
-    first = needed = count_step(pipe, batch_size, copies, gradient, way)
-    ways = _ways(way, batch_size * copies, gradient)
-    while needed > free and ways:
-        way = ways.pop(0)
-        needed = count_step(pipe, batch_size, copies, gradient, way)
-    if way == begun:
+    begun = saving = MemorySaving.of(pipe)
+    first = needed = count_step(pipe, batch_size, copies, gradient, saving)
+    left = _savings_after(begun, batch_size * copies, gradient)
+    while needed > free and left:
+        saving = left.pop(0)
+        needed = count_step(pipe, batch_size, copies, gradient, saving)
+    if saving == begun:
         return None
-    way.apply(pipe)
-    note = f"A step needs {first / GIB:.3g} GiB and {free / GIB:.3g} are free: {way} makes it {needed / GIB:.3g}."
+    saving.apply(pipe)
+    note = f"A step needs {first / GIB:.3g} GiB and {free / GIB:.3g} are free: {saving} makes it {needed / GIB:.3g}."
     return note if needed <= free else f"{note} That is still too much; make fewer pictures at once (--batch_size)."
 
 
-def _ways(begun: MemorySaving, total: int, gradient: str | None) -> list[MemorySaving]:
-    """What can be done besides, the cheapest first. CLIP sees `total` pictures."""
+def _savings_after(begun: MemorySaving, total: int, gradient: str | None) -> list[MemorySaving]:
+    """What saves more, the cheapest first. CLIP sees `total` pictures."""
     checkpointing = begun.gradient_checkpointing or gradient == "sample"
-    ways = [MemorySaving(checkpointing, begun.clip_chunk_size)]
+    savings = [MemorySaving(checkpointing, begun.clip_chunk_size)]
     size = begun.clip_chunk_size or total
     while gradient is not None and size > 1:
         size //= 2
-        ways.append(MemorySaving(checkpointing, size))
-    return [way for way in ways if way != begun]
-
-
-def forget_peak(device: torch.device) -> None:
-    """From here on counts what [`peak_memory`] says of a GPU; a process's peak stays."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that were in use at once: of the tensors on a GPU, else of the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # Windows has none
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        savings.append(MemorySaving(checkpointing, size))
+    return [saving for saving in savings if saving != begun]
