@@ -82,8 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         `int`: the exit code.
     """
     try:
-        several = processes.count() > 1
-        if several and processes.index() > 0:
+        several = processes.process_count() > 1
+        if several and processes.process_index() > 0:
             return processes.work()
     except ValueError as error:
         return fail(str(error), 2)

@@ -182,14 +182,14 @@ def _hash(folder: Path, name: str, argument: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for part in NETWORKS for path in (folder / part).glob("*.safetensors")):
         announced = path.readlink().name if path.is_symlink() else ""
-        own = hashlib.sha256()
+        of_file = hashlib.sha256()
         checked = re.fullmatch("[0-9a-f]{64}", announced)
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
                 if checked:
-                    own.update(block)
-        if checked and own.hexdigest() != announced:
+                    of_file.update(block)
+        if checked and of_file.hexdigest() != announced:
             raise ValueError(
                 f"{argument} {name!r} has a damaged file {path.parent.name}/{path.name}: its sha256 is not the one"
                 f" that the Hub gave; delete {path.resolve()} and it is downloaded again."

@@ -89,10 +89,11 @@ def make_candidates(edit: Edit, results: Results, seeds: list[int], keep: bool) 
     team.ask(Share(edit.photo, edit.mask, edit.settings, results.folder.absolute(), results.run, batches, missing))
     shown, problem, said = set(), None, None
     try:
-        for own in make_batches(edit, results, dealt(batches, team), missing, made_with):
-            others = [entry for entry in results.finished() if entry.seed in missing - before - shown - {own.seed}]
-            shown.update(entry.seed for entry in (own, *others))
-            yield from (own, *others)
+        for entry in make_batches(edit, results, dealt(batches, team), missing, made_with):
+            not_shown = missing - before - shown - {entry.seed}
+            by_others = [other for other in results.finished() if other.seed in not_shown]
+            shown.update(one.seed for one in (entry, *by_others))
+            yield from (entry, *by_others)
     except EXPECTED_ERRORS as error:
         problem = error
     try:
@@ -171,7 +172,7 @@ def make_batches(
             size, too_large = len(batch) // 2, [batch, *left]
             left = [part for whole in too_large for part in in_batches(whole, size)]
             parts = [in_batches(whole, size) if whole in too_large else [whole] for whole in results.run.batches]
-            results.run = replace(results.run, batches=[part for own in parts for part in own])
+            results.run = replace(results.run, batches=[part for whole in parts for part in whole])
             results.write_run()
             logger.warning(f"{len(batch)} pictures at once do not fit into memory: going on with {size}.")
             continue

@@ -65,12 +65,12 @@ def problems(said: list[Done]) -> list[str]:
     return [f"process {number}: {done.error}" for number, done in enumerate(said) if done.error is not None]
 
 
-def index() -> int:
+def process_index() -> int:
     """This process's number; the first one, 0, leads."""
     return int(os.environ.get("RANK", "0"))
 
 
-def count() -> int:
+def process_count() -> int:
     """How many processes there are.
 
     Raises:
@@ -171,10 +171,10 @@ def join() -> Team:
         ValueError: nothing says how to reach the first one.
         LostProcessError: they do not come.
     """
-    if count() == 1:
+    if process_count() == 1:
         return ALONE
     # what a launcher sends to end a process ends it as Ctrl-C does
-    signal.signal(signal.SIGTERM, signal.default_int_handler if index() == 0 else signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler if process_index() == 0 else signal.SIG_DFL)
     # gloo's own words about processes that are gone
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:

@@ -86,18 +86,18 @@ class Run:
 
         Of files and models the contents count, not where they are. Machines and the number of pictures may differ.
         """
-        ours, theirs = _wishes(self), _wishes(other)
+        ours, theirs = _what_is_wanted(self), _what_is_wanted(other)
         return [name for name, value in ours.items() if name in theirs and theirs[name] != value]
 
 
-def _wishes(thing: Run | Record) -> dict[str, Any]:
-    wishes = asdict(thing)
+def _what_is_wanted(thing: Run | Record) -> dict[str, Any]:
+    wanted = asdict(thing)
     for name in ("photo", "mask", "model"):
-        wishes[name] = wishes[name] and wishes[name]["sha256"]
+        wanted[name] = wanted[name] and wanted[name]["sha256"]
     per_picture = ("seed", "batch", "clip_distance") if isinstance(thing, Record) else ("batches",)
     for name in ("made_with", *per_picture):
-        del wishes[name]
-    return {**wishes.pop("settings"), **wishes}
+        del wanted[name]
+    return {**wanted.pop("settings"), **wanted}
 
 
 def in_batches(seeds: list[int], size: int) -> list[list[int]]:
@@ -124,8 +124,8 @@ def from_json(kind: type, text: str | bytes) -> Any:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+        field = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{field}: {first['msg']}" if field else first["msg"]) from None
 
 
 def read_record(path: str | Path, argument: str = "picture") -> Record:

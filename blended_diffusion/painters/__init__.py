@@ -3,9 +3,9 @@
 - `painter`: all that `editing` asks of whoever fills a region; `choice`: which painter a model is for.
 - `blended_diffusion`: Blended Diffusion as a painter, in one window or several, for one region or several.
 - `settings`: what can be wanted of an edit.
-- `variants`: pipelines that are made of another one:
-- `regions`: several regions in one denoising pass; `windows`: a region larger than the network's pictures;
-  `shrinking_masks`: one that begins larger and shrinks over the steps.
+- `variants`: the one way to make a pipeline of another; `regions`: one for several regions in one denoising pass;
+  `windows`: one for a region larger than the network's pictures.
+- `shrinking_masks`: a mask that begins larger and shrinks over the steps.
 - `memory`: how much a step needs, and what to do where it is too little.
 - `words`: what CLIP is given for the words; `object_scale`: whether an object has the size its mask asks for.
 

@@ -298,7 +298,7 @@ class TestBadInput:
         assert main(["--version"]) == 2
         assert "WORLD_SIZE is 4 in the environment, but not LOCAL_RANK, MASTER_ADDR" in capsys.readouterr().err
         monkeypatch.setenv("WORLD_SIZE", "1")
-        assert processes.count() == 1 and main(["--version"]) == 0
+        assert processes.process_count() == 1 and main(["--version"]) == 0
 
 
 def test_batches_of_jobs_are_spread_too(edit, tiny_model_dir):

@@ -1,0 +1,101 @@
+"""One photo edited in one call, for who imports the package and wants pictures back.
+
+What belongs here opens files, finds the model and the device, and leaves the rest to the editor. Who edits more than
+one photo, or into a folder, has an editor of their own.
+"""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+
+from blended_diffusion import machine
+from blended_diffusion.editing.editor import Edited, Editor
+from blended_diffusion.models import BUNDLED, Model, load_model
+from blended_diffusion.painters.painter import Painter
+from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.inputs import Mask, Photo, read_mask, read_photo
+
+
+def edit_photo(
+    photo: str | Path | PIL.Image.Image | Photo,
+    mask: str | Path | PIL.Image.Image | Mask | None,
+    prompt: str | EditSettings,
+    model: str | Model | Painter = BUNDLED,
+    seed: int = 404,
+    num_images: int = 4,
+    batch_size: int = 4,
+    device: torch.device | str | None = None,
+    **settings: Any,
+) -> Edited:
+    """Edits one region of one photo; known as `blended_diffusion.edit`.
+
+    ```py
+    import blended_diffusion
+
+    edited = blended_diffusion.edit("photo.jpg", "mask.png", "rock")
+    edited.best.save("edited.png")
+    ```
+
+    Args:
+        photo (`str`, `Path`, `PIL.Image.Image` or [`Photo`]): a picture's file, which is turned as its EXIF says, or a
+            picture, which is taken as it is.
+        mask (`str`, `Path`, `PIL.Image.Image` or [`Mask`], *optional*): of the photo's size; white is edited, black is
+            kept, greys fall to the nearer of the two. With `None` all is edited.
+        prompt (`str` or [`EditSettings`]): what the region should show, or all that is wanted.
+        model (`str`, [`Model`] or [`Painter`]): the bundled one's name, a folder or a Hub id, which is loaded for this
+            call alone; or what [`load_model`] gave, used where it is.
+        seed (`int`): of the first candidate; the next ones count on.
+        num_images (`int`): how many candidates to make.
+        batch_size (`int`): how many of them are computed together.
+        device (`torch.device` or `str`, *optional*): where a model that is loaded here computes; accelerate's choice
+            if left out.
+        settings: fields of [`EditSettings`] besides the prompt, such as `strength=0.8`.
+
+    Returns:
+        [`Edited`]: the pictures, best first, each of the photo's size; outside the mask they are the photo.
+
+    Raises:
+        ValueError: a file cannot be used, sizes differ, or the model does not accept the settings.
+        TypeError: there is no setting of a name.
+    """
+    wanted = EditSettings(prompt) if isinstance(prompt, str) else prompt
+    wanted = replace(wanted, **settings)
+    photo = _as_photo(photo)
+    region = _as_mask(mask, photo.image.size, wanted.invert_mask)
+    if isinstance(model, str):
+        device = machine.find_device(None if device is None else str(device))
+        model = load_model(model, device=device)
+        model.pipe.to(device)
+    return Editor(model, seed, num_images, batch_size).edit(photo, region, wanted)
+
+
+def _as_photo(photo: str | Path | PIL.Image.Image | Photo) -> Photo:
+    if isinstance(photo, Photo):
+        return photo
+    if not isinstance(photo, PIL.Image.Image):
+        return read_photo(photo)
+    image = photo.convert("RGBA" if photo.has_transparency_data else "RGB")
+    digest = hashlib.sha256(image.tobytes()).hexdigest()
+    return Photo(image, photo.info.get("icc_profile"), Path("in memory"), digest)
+
+
+def _as_mask(mask: str | Path | PIL.Image.Image | Mask | None, size: tuple[int, int], invert: bool) -> Mask | None:
+    if mask is None or isinstance(mask, Mask):
+        return mask
+    if not isinstance(mask, PIL.Image.Image):
+        return read_mask(mask, size, invert)
+    if mask.size != size:
+        raise ValueError(
+            f"`mask` is {mask.width}×{mask.height} pixels (width×height) and the photo is {size[0]}×{size[1]}; they"
+            " must be the same size."
+        )
+    image = mask.convert("L").point([255 * ((level >= 128) != invert) for level in range(256)])
+    if image.getbbox() is None:
+        raise ValueError(
+            f"`mask` leaves nothing to edit; paint {'black' if invert else 'white'} what is to be edited."
+        )
+    return Mask(image, Path("in memory"), hashlib.sha256(image.tobytes()).hexdigest())
