@@ -1,6 +1,7 @@
 """The seam to whoever fills a region: any painter will do, and variants of the pipeline forget nothing."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -9,6 +10,7 @@ import torch
 from conftest import tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 
+from blended_diffusion import editing
 from blended_diffusion.editing.edit import SETTINGS_OF_EVERY_EDIT, make_again
 from blended_diffusion.editing.editor import Editor, FolderEditor
 from blended_diffusion.editing.made_with import MadeWith
@@ -164,3 +166,9 @@ def test_a_variant_of_the_same_class_paints_the_same_picture(tiny_pipe, photo, m
         for pipe in (tiny_pipe, variant_of(tiny_pipe, BlendedDiffusionPipeline))
     ]
     assert torch.equal(*pictures)
+
+
+def test_an_edit_knows_painters_alone():
+    """Not even by name: any pipeline can stand behind a painter."""
+    for path in Path(editing.__file__).parent.glob("*.py"):
+        assert "pipeline_blended_diffusion" not in path.read_text(encoding="utf-8"), path.name
