@@ -65,7 +65,7 @@ def test_a_mask_may_be_inverted(files, scene):
 
 
 @pytest.mark.parametrize(
-    ("mask", "settings", "complaint"),
+    ("region", "settings", "complaint"),
     [
         (Image.new("L", (30, 40), 255), {}, "`mask` is 30×40 pixels .* and the photo is 40×30; they must be the same"),
         (Image.new("L", (40, 30)), {}, "`mask` leaves nothing to edit; paint white"),
@@ -73,9 +73,9 @@ def test_a_mask_may_be_inverted(files, scene):
         (None, {"model": "no such/../thing"}, "neither a folder nor a Hub id"),
     ],
 )
-def test_what_cannot_be_edited_is_one_sentence(scene, mask, settings, complaint):
+def test_what_cannot_be_edited_is_one_sentence(scene, region, settings, complaint):
     with pytest.raises(ValueError, match=complaint):
-        edit_photo(scene[0], mask, "rock", **settings)
+        edit_photo(scene[0], region, "rock", **settings)
 
 
 def test_a_setting_that_there_is_not_is_named(scene):
