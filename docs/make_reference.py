@@ -47,7 +47,7 @@ PUBLIC = [
     ("blended_diffusion.editing.one_photo", "One photo in one call", ["edit_photo"]),
     ("blended_diffusion.editing.editor", "Photos of any size", ["Editor", "Editor.edit", "Edited", "FolderEditor"]),
     ("blended_diffusion.painters.settings", "What is wanted of an edit", ["EditSettings"]),
-    ("blended_diffusion.painters.painter", "Whoever fills a region", ["Painter.*", "Painted"]),
+    ("blended_diffusion.painters.painter", "Whoever fills a region", ["Painter.*", "PaintedSquare"]),
     ("blended_diffusion.models", "Models from a name", ["load_model", "Model"]),
     ("blended_diffusion.masks.shapes", "Masks", ["from_box", "from_polygon", "from_alpha", "from_difference", "grow"]),
     ("blended_diffusion.masks.networks", "Masks that networks find", ["from_words", "from_click"]),

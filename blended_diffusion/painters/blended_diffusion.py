@@ -17,8 +17,8 @@ from blended_diffusion.models import Model
 from blended_diffusion.painters import memory
 from blended_diffusion.painters.memory import MemorySaving
 from blended_diffusion.painters.object_scale import scale_penalties
-from blended_diffusion.painters.painter import Painted
-from blended_diffusion.painters.regions import RegionsPipeline, labels_of, region_arguments
+from blended_diffusion.painters.painter import PaintedSquare
+from blended_diffusion.painters.regions import RegionsPipeline, region_arguments, region_labels
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.painters.shrinking_masks import ShrinkingMask, growth_of
 from blended_diffusion.painters.variants import variant_of
@@ -59,7 +59,7 @@ class BlendedDiffusionPainter:
             what = "several regions at once" if settings.region_prompts is not None else "no words"
             raise ValueError(f"`object_scale` {settings.object_scale} does not go with {what}; give 0.")
         if settings.region_prompts is not None:
-            labels_of(mask)
+            region_labels(mask)
         filled = self._with_models_defaults(settings)
         self.model.pipe.check_steps(filled.num_inference_steps, filled.strength)
 
@@ -91,7 +91,7 @@ class BlendedDiffusionPainter:
 
     def make(
         self, canvas: Canvas, mask: Mask | None, settings: EditSettings, seeds: list[int], watch: bool
-    ) -> list[Painted]:
+    ) -> list[PaintedSquare]:
         pipe = self.model.pipe
         steps: list[list[PIL.Image.Image]] = [[] for _ in seeds]
         shrinking = ShrinkingMask(canvas.model_mask, settings.initial_mask_growth)
@@ -137,7 +137,7 @@ class BlendedDiffusionPainter:
         if weight := settings.object_scale:
             penalties = scale_penalties(pipe, out.images, canvas.model_mask, settings.prompt)
             distances = [distance + weight * penalty for distance, penalty in zip(distances, penalties, strict=True)]
-        return [Painted(*row) for row in zip(out.images, distances, steps, strict=True)]
+        return [PaintedSquare(*row) for row in zip(out.images, distances, steps, strict=True)]
 
     def _arguments(self, canvas: Canvas, mask: Mask | None, settings: EditSettings) -> dict[str, Any]:
         """What the pipeline is called with besides pictures, seeds and callbacks."""
@@ -148,7 +148,7 @@ class BlendedDiffusionPainter:
             between = blended_embeds(pipe, settings.prompt, settings.prompt_to, settings.prompt_blend)
             arguments |= {"prompt": None, "prompt_embeds": between}
         if settings.region_prompts is not None:
-            arguments |= region_arguments(pipe, canvas, labels_of(mask), settings)
+            arguments |= region_arguments(pipe, canvas, region_labels(mask), settings)
         return arguments
 
     def make_room(self, settings: EditSettings, batch_size: int) -> str | None:

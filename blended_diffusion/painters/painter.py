@@ -17,7 +17,7 @@ from blended_diffusion.pictures.inputs import Mask
 
 
 @dataclass(frozen=True)
-class Painted:
+class PaintedSquare:
     """One picture as a painter made it.
 
     Attributes:
@@ -71,7 +71,7 @@ class Painter(Protocol):
 
     def make(
         self, canvas: Canvas, mask: Mask | None, settings: EditSettings, seeds: list[int], watch: bool
-    ) -> list[Painted]:
+    ) -> list[PaintedSquare]:
         """Paints one square once for each seed, all of them together.
 
         A picture depends on its own seed and, but for rounding, on no other.
@@ -84,7 +84,7 @@ class Painter(Protocol):
             watch (`bool`): keep what the pictures look like after each step.
 
         Returns:
-            `list[Painted]`: in the order of the seeds.
+            `list[PaintedSquare]`: in the order of the seeds.
 
         Raises:
             ValueError: it does not accept the settings.

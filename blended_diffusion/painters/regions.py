@@ -86,7 +86,7 @@ def label(masks: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
     return labels
 
 
-def labels_of(mask: Mask) -> PIL.Image.Image:
+def region_labels(mask: Mask) -> PIL.Image.Image:
     """What [`label`] made: the labels of a [`RegionMask`], or those in the file that a mask was read from.
 
     Raises:

@@ -19,7 +19,7 @@ from blended_diffusion.models import Model
 from blended_diffusion.painters.blended_diffusion import BlendedDiffusionPainter
 from blended_diffusion.painters.choice import painter_for
 from blended_diffusion.painters.memory import MemorySaving
-from blended_diffusion.painters.painter import Painted, Painter
+from blended_diffusion.painters.painter import PaintedSquare, Painter
 from blended_diffusion.painters.regions import RegionsPipeline
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.painters.variants import variant_of
@@ -50,7 +50,7 @@ class PlainPainter:
         for seed in seeds:
             colour = tuple(np.random.default_rng(seed).integers(0, 256, 3).tolist())
             image = PIL.Image.new("RGB", canvas.model_image.size, colour)
-            painted.append(Painted(image, sum(colour) / 765, [image] * settings.num_inference_steps * watch))
+            painted.append(PaintedSquare(image, sum(colour) / 765, [image] * settings.num_inference_steps * watch))
         return painted
 
     def make_room(self, settings, batch_size):
