@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -89,7 +90,7 @@ def load_model(
     for part in _parts_of(index):
         library = transformers if part.removesuffix("_2") in CLIP else diffusers
         stock_class = getattr(library, index[part][1])
-        options = {"torch_dtype" if part == "unet" else "dtype": dtype} if part in NETWORKS else {}
+        options: dict[str, Any] = {"torch_dtype" if part == "unet" else "dtype": dtype} if part in NETWORKS else {}
         if part in NETWORKS:
             options["use_safetensors"] = True  # never a pickle
         try:

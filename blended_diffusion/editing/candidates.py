@@ -87,7 +87,9 @@ def make_candidates(edit: Edit, results: Results, seeds: list[int], keep: bool) 
         yield from make_batches(edit, results, batches, missing, made_with)
         return
     team.ask(Share(edit.photo, edit.mask, edit.settings, results.folder.absolute(), results.run, batches, missing))
-    shown, problem, said = set(), None, None
+    shown: set[int] = set()
+    problem: Exception | None = None
+    said: list[Done] | None = None
     try:
         for entry in make_batches(edit, results, dealt(batches, team), missing, made_with):
             not_shown = missing - before - shown - {entry.seed}

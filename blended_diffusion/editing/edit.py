@@ -5,6 +5,7 @@ made together and where they are written belongs to `candidates` and `results`, 
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import PIL.Image
 import PIL.ImageChops
@@ -130,7 +131,8 @@ class Edit:
         )
 
     @property
-    def origins(self) -> dict[str, Origin | None]:
+    def origins(self) -> dict[str, Any]:
+        """The fields of a record that say what it is made from, each an [`Origin`]; without a mask `None`."""
         photo, mask = self.photo, self.mask
         return {
             "photo": Origin(str(photo.path), photo.sha256),
@@ -159,5 +161,5 @@ def largest_difference(image: PIL.Image.Image, other: PIL.Image.Image) -> int | 
     """The largest difference of any channel of any pixel, in 0…255; `None` for pictures of different size or mode."""
     if (image.mode, image.size) != (other.mode, other.size):
         return None
-    extrema = PIL.ImageChops.difference(image, other).getextrema()
+    extrema: Any = PIL.ImageChops.difference(image, other).getextrema()
     return max(high for _, high in (extrema if image.mode != "L" else [extrema]))

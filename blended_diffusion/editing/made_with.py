@@ -12,7 +12,8 @@ from blended_diffusion import __version__
 
 
 if TYPE_CHECKING:
-    import torch
+    from torch import device as TorchDevice
+    from torch import dtype as TorchDtype
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class MadeWith:
     clip_chunk_size: int | None = None
 
     @classmethod
-    def on(cls, device: "torch.device", dtype: "torch.dtype") -> "MadeWith":
+    def on(cls, device: "TorchDevice", dtype: "TorchDtype") -> "MadeWith":
         """What the pictures made on this machine have to remember of it."""
         import torch
 

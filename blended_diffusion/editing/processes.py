@@ -102,6 +102,10 @@ class Team:
     def ask(self, task: Request | None) -> None:
         """Asks all others for something, or with `None` to end. All have to [`say`] when it is done."""
 
+    def listen(self) -> Request | None:
+        """What the first process asks for; one alone is asked for nothing."""
+        return None
+
     def say(self, done: Done) -> list[Done]:
         """Says that what was asked for is done, and waits for the others.
 
@@ -123,7 +127,7 @@ class SeveralProcesses(Team):
 
         torch.distributed.init_process_group("gloo")
         # the way here is bounded by half an hour, torch's default; what is done together may take longer
-        self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        self._group: Any = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
         self.index, self.count = torch.distributed.get_rank(), torch.distributed.get_world_size()
         PartialState()  # gives each process a device of its own
 
@@ -133,17 +137,16 @@ class SeveralProcesses(Team):
         self._talk(lambda: torch.distributed.broadcast_object_list([task], src=0, group=self._group))
 
     def listen(self) -> Request | None:
-        """What the first process asks for."""
         import torch.distributed
 
-        asked = [None]
+        asked: list[Request | None] = [None]
         self._talk(lambda: torch.distributed.broadcast_object_list(asked, src=0, group=self._group))
         return asked[0]
 
     def say(self, done: Done) -> list[Done]:
         import torch.distributed
 
-        said = [None] * self.count if self.index == 0 else None
+        said: Any = [None] * self.count if self.index == 0 else None
 
         def talk() -> None:
             # this one waits for those that are alive, though others are not

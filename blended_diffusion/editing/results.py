@@ -179,7 +179,7 @@ class Results:
             parts = [made[seed] for seed in batch if seed in made and set(made[seed]) < set(batch)]
             smallest = min(map(len, parts), default=len(batch))
             while batch:
-                part = made.get(batch[0]) if made.get(batch[0]) in parts else batch[:smallest]
+                part = made[batch[0]] if batch[0] in made and made[batch[0]] in parts else batch[:smallest]
                 batches.append(part)
                 batch = batch[len(part) :]
         return batches

@@ -94,7 +94,7 @@ class BlendedDiffusionPainter:
     ) -> list[PaintedSquare]:
         pipe = self.model.pipe
         steps: list[list[PIL.Image.Image]] = [[] for _ in seeds]
-        shrinking = ShrinkingMask(canvas.model_mask, settings.initial_mask_growth)
+        shrinking = ShrinkingMask(canvas.model_mask, settings.initial_mask_growth or 0.0)
 
         def keep_estimate(pipe: BlendedDiffusionPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
             if watch:
@@ -128,7 +128,7 @@ class BlendedDiffusionPainter:
                 generator=generators,
                 callback_on_step_end=keep_estimate,
                 callback_on_step_end_tensor_inputs=["pred_original_sample"],
-                **{**arguments, "strength": max(REFINING_STRENGTH, 1 / settings.num_inference_steps)},
+                **{**arguments, "strength": max(REFINING_STRENGTH, 1 / (settings.num_inference_steps or 1))},
             )
         distances = out.clip_distances
         if not all(math.isfinite(distance) for distance in distances):

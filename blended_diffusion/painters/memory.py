@@ -230,7 +230,7 @@ def make_room(pipe: BlendedDiffusionPipeline, settings: EditSettings, batch_size
     """
     gradient = None if settings.prompt == "" else settings.guidance_gradient
     # each region is seen by itself
-    copies = max(settings.num_augmentations, 1) * len(settings.region_prompts or [settings.prompt])
+    copies = max(settings.num_augmentations or 0, 1) * len(settings.region_prompts or [settings.prompt])
     free = free_memory(pipe._execution_device)
     if at_most(pipe, batch_size, copies, gradient) <= free:
         return None

@@ -86,12 +86,14 @@ def label(masks: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
     return labels
 
 
-def region_labels(mask: Mask) -> PIL.Image.Image:
+def region_labels(mask: Mask | None) -> PIL.Image.Image:
     """What [`label`] made: the labels of a [`RegionMask`], or those in the file that a mask was read from.
 
     Raises:
         ValueError: there are none.
     """
+    if mask is None:
+        raise ValueError("`region_prompts` needs a mask that says which pixel belongs to which region; give one.")
     if isinstance(mask, RegionMask):
         return mask.labels
     with PIL.Image.open(mask.path) as picture:
@@ -169,8 +171,8 @@ def region_arguments(
     Raises:
         ValueError: nothing is left of a region at the model's size, or there are not as many as prompts.
     """
-    prompts = settings.region_prompts
-    arguments = {"prompt": prompts, "region_masks": region_masks(canvas, labels, prompts)}
+    prompts = settings.region_prompts or []
+    arguments: dict[str, Any] = {"prompt": prompts, "region_masks": region_masks(canvas, labels, prompts)}
     words = (settings.prompt_templates, settings.typographic_defence)
     of_regions = [prompt_arguments(pipe, prompt, *words) for prompt in prompts]
     for name in ("prompt_embeds", "rival_prompt_embeds"):
@@ -229,7 +231,7 @@ class RegionsPipeline(BlendedDiffusionPipeline):
         mask_image: PipelineImageInput | None = None,
         prompt_embeds: torch.Tensor | None = None,
         rival_prompt_embeds: torch.Tensor | None = None,
-        **arguments,
+        **arguments: Any,
     ) -> BlendedDiffusionPipelineOutput | tuple:
         """
         Edits all regions of a photo at once.
@@ -308,7 +310,7 @@ class RegionsPipeline(BlendedDiffusionPipeline):
         """The sum over the regions of D_CLIP. Shape `(B,)`."""
         losses = []
         for region in self._regions:
-            of_region = {"mask": guidance.mask * region.share, "text_embeds": region.text_embeds}
+            of_region: dict[str, Any] = {"mask": guidance.mask * region.share, "text_embeds": region.text_embeds}
             if region.rival_embeds is not None:
                 of_region["rival_embeds"] = region.rival_embeds
             losses.append(super().clip_loss(estimate, replace(guidance, **of_region), warps))

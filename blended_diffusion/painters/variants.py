@@ -21,5 +21,5 @@ def variant_of(pipe: BlendedDiffusionPipeline, kind: type[Variant]) -> Variant:
         kind (`type`): its class or one derived from that, which may need more than `pipe` has: set it afterwards.
     """
     variant = kind.__new__(kind)
-    vars(variant).update(vars(pipe))
+    variant.__dict__.update(pipe.__dict__)
     return variant
