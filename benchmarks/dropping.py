@@ -20,7 +20,7 @@ from benchmarks import results
 from blended_diffusion import machine
 from blended_diffusion.editing.edit import Edit
 from blended_diffusion.editing.presets import preset_settings
-from blended_diffusion.evaluation.benchmark import Task, load_benchmark
+from blended_diffusion.evaluation.benchmark import BenchmarkEdit, load_benchmark
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.models import load_model
 from blended_diffusion.painters.settings import EditSettings
@@ -80,7 +80,7 @@ def main() -> None:
     judge, tasks = Judge.load(), load_benchmark()
     rows = []
     for number in tqdm(range(options.edits), unit="edit"):
-        task: Task = tasks[number * len(tasks) // options.edits]
+        task: BenchmarkEdit = tasks[number * len(tasks) // options.edits]
         edit = Edit.prepare(model, task.photo, task.mask, EditSettings(task.word, **settings))
         half_way, end, pictures = looked_at_half_way(edit, list(range(options.num_images)))
         verdicts = judge.verdicts([picture.crop(task.square) for picture in pictures])

@@ -20,7 +20,7 @@ from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.evaluation.methods import METHODS
 from blended_diffusion.evaluation.perceptual import load_lpips
 from blended_diffusion.evaluation.report import summarise
-from blended_diffusion.evaluation.runs import Bench, Outcome
+from blended_diffusion.evaluation.runs import Bench, MeasuredEdit
 from blended_diffusion.models import load_model
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     tasks = load_benchmark()
     chosen = [tasks[number * len(tasks) // options.edits] for number in range(options.edits)]
     networks = [load_lpips("alex", None, spatial=spatial) for spatial in (False, True)]
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in WAYS}
+    outcomes: dict[str, list[MeasuredEdit]] = {name: [] for name in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), model, Judge.load(), *networks, options.num_images, options.num_images)
         bench.outcome("warm-up", METHODS["fast"], chosen[0])

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 from benchmarks import results
 from blended_diffusion import machine
 from blended_diffusion.editing.edit import Candidate, Edit
-from blended_diffusion.evaluation.benchmark import Task, load_benchmark
+from blended_diffusion.evaluation.benchmark import BenchmarkEdit, load_benchmark
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.evaluation.methods import METHODS
 from blended_diffusion.models import Model, load_model
@@ -56,7 +56,7 @@ class RoundedOnCPU(TorchDispatchMode):
         return tree_map_only(torch.Tensor, torch.Tensor.half, out)
 
 
-def make(model: Model, task: Task, seed: int, settings: EditSettings) -> tuple[Edit, Candidate | None]:
+def make(model: Model, task: BenchmarkEdit, seed: int, settings: EditSettings) -> tuple[Edit, Candidate | None]:
     """The candidate of this seed, `None` where it is NaN."""
     edit = Edit.prepare(model, task.photo, task.mask, settings)
     fp16 = model.pipe.unet.dtype == torch.float16

@@ -29,7 +29,7 @@ REGULARIZATION = 1e-4
 HAZE = 0.1
 
 # side of the squares that the matte is estimated in, in pixels: memory does not grow with the photo
-TILE = 512
+MATTE_TILE = 512
 
 
 def replace_background(
@@ -109,19 +109,19 @@ def matte(photo: PIL.Image.Image, foreground: PIL.Image.Image, edge: float | Non
     colours = np.asarray(photo.convert("RGB"))
     height, width = keep.shape
     halo = 2 * radius  # the filter smooths twice
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            inner = (slice(top, min(top + TILE, height)), slice(left, min(left + TILE, width)))
+    for top in range(0, height, MATTE_TILE):
+        for left in range(0, width, MATTE_TILE):
+            inner = (slice(top, min(top + MATTE_TILE, height)), slice(left, min(left + MATTE_TILE, width)))
             if known[inner].all():
                 continue
             y, x = max(top - halo, 0), max(left - halo, 0)
-            outer = (slice(y, min(top + TILE + halo, height)), slice(x, min(left + TILE + halo, width)))
+            outer = (slice(y, min(top + MATTE_TILE + halo, height)), slice(x, min(left + MATTE_TILE + halo, width)))
             guide = torch.from_numpy(colours[outer].astype(np.float32) / 255).permute(2, 0, 1)[None]
             rough = torch.from_numpy(keep[outer].astype(np.float32))[None, None]
             smooth = kornia.filters.guided_blur(
                 guide, rough, 2 * radius + 1, REGULARIZATION, border_type="replicate", separable=True
             )
-            share = (smooth[0, 0, top - y :, left - x :][:TILE, :TILE].numpy() - HAZE) / (1 - 2 * HAZE)
+            share = (smooth[0, 0, top - y :, left - x :][:MATTE_TILE, :MATTE_TILE].numpy() - HAZE) / (1 - 2 * HAZE)
             alpha[inner] = np.where(known[inner], alpha[inner], np.rint(255 * np.clip(share, 0, 1)))
     return PIL.Image.fromarray(alpha)
 

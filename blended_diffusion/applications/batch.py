@@ -35,11 +35,11 @@ from blended_diffusion.pictures.inputs import read_photo
 NOTE = "job.json"
 
 # of the jobs, on the overview
-SHOWN = 20
+JOBS_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """What became of a job: a line of the summary.
 
     Attributes:
@@ -62,7 +62,7 @@ class Outcome:
     message: str = ""
 
 
-def run_jobs(editor: FolderEditor, jobs: Sequence[Job]) -> Iterator[Outcome]:
+def run_jobs(editor: FolderEditor, jobs: Sequence[Job]) -> Iterator[JobOutcome]:
     """Does the jobs, each in the subfolder of its name; those that are finished are only looked up, and come first.
 
     A job counts as finished while what it asks for, the model, and the size and date (or else the contents) of its
@@ -73,7 +73,7 @@ def run_jobs(editor: FolderEditor, jobs: Sequence[Job]) -> Iterator[Outcome]:
         jobs (`Sequence[Job]`): as from [`~blended_diffusion.applications.tasks.read_jobs`].
 
     Yields:
-        [`Outcome`]: of each job when it is done.
+        [`JobOutcome`]: of each job when it is done.
     """
     left = []
     for job in jobs:
@@ -92,7 +92,7 @@ def run_jobs(editor: FolderEditor, jobs: Sequence[Job]) -> Iterator[Outcome]:
             yield failure(job, f"{job.where}: {' '.join(str(error).split())}")
 
 
-def run_job(editor: FolderEditor, job: Job) -> Outcome:
+def run_job(editor: FolderEditor, job: Job) -> JobOutcome:
     """Does one job and notes it down as finished.
 
     Raises:
@@ -116,10 +116,10 @@ def run_job(editor: FolderEditor, job: Job) -> Outcome:
     best = {"picture": str(picture.relative_to(editor.folder)), "clip_distance": distance, "seed": seed}
     note = {"wish": wish_of(editor, job), "inputs": inputs, "best": best}
     gallery.write_text(json.dumps(note, indent=2) + "\n", own.folder / NOTE)
-    return Outcome(job.name, job.where, str(job.image), "made", **best)
+    return JobOutcome(job.name, job.where, str(job.image), "made", **best)
 
 
-def finished(editor: FolderEditor, job: Job) -> Outcome | None:
+def finished(editor: FolderEditor, job: Job) -> JobOutcome | None:
     """What became of a job that is finished, without decoding a picture; `None` if it is not or has changed."""
     try:
         note = json.loads((editor.folder / job.name / NOTE).read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def finished(editor: FolderEditor, job: Job) -> Outcome | None:
         return None
     if not all(is_unchanged(Path(path), before) for path, before in inputs.items()):
         return None
-    return Outcome(job.name, job.where, str(job.image), "kept", **best)
+    return JobOutcome(job.name, job.where, str(job.image), "kept", **best)
 
 
 def wish_of(editor: FolderEditor, job: Job) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def files_of(job: Job) -> list[Path]:
 
 def fingerprints(job: Job) -> dict[str, dict[str, Any]]:
     """Of each file of a job its size, its date and its contents' hash."""
-    return {str(path): {**_stat(path), "sha256": _hash(path)} for path in files_of(job)}
+    return {str(path): {**_stat(path), "sha256": _sha256_of(path)} for path in files_of(job)}
 
 
 def is_unchanged(path: Path, before: dict[str, Any]) -> bool:
@@ -155,7 +155,7 @@ def is_unchanged(path: Path, before: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     now = _stat(path)
-    return now == {name: before.get(name) for name in now} or _hash(path) == before.get("sha256")
+    return now == {name: before.get(name) for name in now} or _sha256_of(path) == before.get("sha256")
 
 
 def _stat(path: Path) -> dict[str, int]:
@@ -163,19 +163,19 @@ def _stat(path: Path) -> dict[str, int]:
     return {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
 
 
-def _hash(path: Path) -> str:
+def _sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def failure(job: Job, message: str) -> Outcome:
-    return Outcome(job.name, job.where, "" if job.image is None else str(job.image), "failed", message=message)
+def failure(job: Job, message: str) -> JobOutcome:
+    return JobOutcome(job.name, job.where, "" if job.image is None else str(job.image), "failed", message=message)
 
 
-def write_summary(outcomes: Sequence[Outcome], folder: Path) -> None:
+def write_summary(outcomes: Sequence[JobOutcome], folder: Path) -> None:
     """Writes `summary.csv` and `summary.json`, a line or an object for each job, and the first pictures as one."""
     rows = [asdict(outcome) for outcome in outcomes]
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(Outcome.__dataclass_fields__))
+    writer = csv.DictWriter(table, list(JobOutcome.__dataclass_fields__))
     writer.writeheader()
     writer.writerows(rows)
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def write_summary(outcomes: Sequence[Outcome], folder: Path) -> None:
     gallery.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", folder / "summary.json")
     pictures, labels = [], []
     for outcome in outcomes:
-        if outcome.picture and len(pictures) < SHOWN:
+        if outcome.picture and len(pictures) < JOBS_SHOWN:
             with PIL.Image.open(folder / outcome.picture) as picture:
                 pictures.append(picture.copy())
             labels.append(outcome.name)

@@ -17,10 +17,9 @@ from scipy.ndimage import maximum_filter
 from blended_diffusion.applications.remove import misfit
 from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures import Box
 from blended_diffusion.pictures.inputs import Photo, picture_of, profile_of
 
-
-Box = tuple[int, int, int, int]
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -46,7 +45,7 @@ SMALLEST_WINDOW = 32
 
 
 @dataclass(frozen=True)
-class Step:
+class GrowingWindow:
     """One window that is painted.
 
     Attributes:
@@ -61,7 +60,7 @@ class Step:
     window: Box
 
 
-def plan(size: tuple[int, int], left: int, right: int, top: int, bottom: int, window: int) -> Iterator[Step]:
+def plan(size: tuple[int, int], left: int, right: int, top: int, bottom: int, window: int) -> Iterator[GrowingWindow]:
     """The windows in the order in which they are painted: left and right first, then top and bottom with the corners.
 
     Each side grows in equal steps of at most half a window. Where the side is longer than the window, several windows
@@ -86,7 +85,7 @@ def plan(size: tuple[int, int], left: int, right: int, top: int, bottom: int, wi
                 corner[axis] = box[edge] if outwards < 0 else box[edge] - window
                 corner[1 - axis] = place
                 x, y = corner
-                yield Step(side, tuple(box), (x, y, x + window, y + window))
+                yield GrowingWindow(side, tuple(box), (x, y, x + window, y + window))
 
 
 def extend(

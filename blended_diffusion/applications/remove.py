@@ -15,19 +15,18 @@ from scipy.spatial.distance import cdist
 
 from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures import Box
 from blended_diffusion.pictures.inputs import Mask, Photo, picture_of, profile_of
 
 
-Box = tuple[int, int, int, int]
-
 # enough noise for grain and texture, too little for a new object
-STRENGTH = 0.3
+REMOVING_STRENGTH = 0.3
 
 # pixels along the longer side of the grid that a smooth fill is computed on: it has no detail that needs more
-GRID = 96
+FILL_GRID = 96
 
 # what fills are compared with their surroundings by: patches of so many pixels in a view of so many
-PATCH, VIEW = 5, 64
+PATCH_SIDE, VIEW_SIDE = 5, 64
 
 NOTHING_LEFT = "mask leaves nothing of the picture to fill the region from; leave more of it black."
 
@@ -50,7 +49,7 @@ def remove(
         image (`PIL.Image.Image` or [`Photo`]): of mode `RGB` or `RGBA`.
         mask (`PIL.Image.Image` or [`Mask`]): of mode `L` and the picture's size, 255 = remove, 0 = keep.
         settings ([`EditSettings`] or `str`): of the fill, or just a prompt that describes the background; the empty
-            one fills without guidance. A strength that is left out is [`STRENGTH`].
+            one fills without guidance. A strength that is left out is [`REMOVING_STRENGTH`].
         name (`str`): of the edit.
 
     Returns:
@@ -60,7 +59,7 @@ def remove(
         ValueError: the sizes differ, or the mask leaves nothing to fill from.
     """
     settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
-    settings = settings if settings.strength is not None else replace(settings, strength=STRENGTH)
+    settings = settings if settings.strength is not None else replace(settings, strength=REMOVING_STRENGTH)
     photo = picture_of(image)
     region = picture_of(mask)
     filled = smooth_fill(photo, region)
@@ -95,7 +94,7 @@ def smooth_fill(image: PIL.Image.Image, mask: PIL.Image.Image) -> PIL.Image.Imag
     if mask.getbbox() is None:
         raise ValueError("mask is black all over; paint white what is to be removed.")
     left, top, right, bottom = box = around(mask.getbbox(), image.size)
-    scale = max(1.0, max(right - left, bottom - top) / GRID)
+    scale = max(1.0, max(right - left, bottom - top) / FILL_GRID)
     size = (round((right - left) / scale), round((bottom - top) / scale))
     hole = np.asarray(mask.crop(box).resize(size, PIL.Image.Resampling.BOX)) > 0
     if hole.all():
@@ -149,12 +148,12 @@ def misfit(image: PIL.Image.Image, mask: PIL.Image.Image) -> float:
         ValueError: there are no surroundings as large as a patch.
     """
     left, top, right, bottom = box = around(mask.getbbox(), image.size)
-    scale = max(1.0, max(right - left, bottom - top) / VIEW)
-    size = (max(PATCH, round((right - left) / scale)), max(PATCH, round((bottom - top) / scale)))
+    scale = max(1.0, max(right - left, bottom - top) / VIEW_SIDE)
+    size = (max(PATCH_SIDE, round((right - left) / scale)), max(PATCH_SIDE, round((bottom - top) / scale)))
     seen = np.asarray(image.convert("RGB").crop(box).resize(size, PIL.Image.Resampling.BOX), np.float32)
     hole = np.asarray(mask.crop(box).resize(size, PIL.Image.Resampling.BOX)) > 0
-    patches = sliding_window_view(seen, (PATCH, PATCH), axis=(0, 1)).reshape(-1, 3 * PATCH**2)
-    filled = sliding_window_view(hole, (PATCH, PATCH)).any(axis=(-1, -2)).ravel()
+    patches = sliding_window_view(seen, (PATCH_SIDE, PATCH_SIDE), axis=(0, 1)).reshape(-1, 3 * PATCH_SIDE**2)
+    filled = sliding_window_view(hole, (PATCH_SIDE, PATCH_SIDE)).any(axis=(-1, -2)).ravel()
     if filled.all():
         raise ValueError(NOTHING_LEFT)
     nearest = cdist(patches[filled], patches[~filled], "sqeuclidean").min(axis=1)

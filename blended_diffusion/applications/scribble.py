@@ -15,7 +15,7 @@ from blended_diffusion.pictures.inputs import Photo, picture_of, profile_of
 
 
 # where the shape and the colours of a scribble are still seen and its flat paint is not
-STRENGTH = 0.3
+SCRIBBLE_STRENGTH = 0.3
 
 # round the scribble, as a share of its longer side: room for an outline that was not painted
 MARGIN = 0.06
@@ -37,7 +37,7 @@ def scribble(
         painted (`PIL.Image.Image` or [`Photo`]): the photo with something painted on it, or, transparent where nothing
             is painted, the paint alone; of the photo's size.
         settings ([`EditSettings`] or `str`): what is wanted, or just its prompt. A strength that is left out is
-            [`STRENGTH`].
+            [`SCRIBBLE_STRENGTH`].
         margin (`float`): of the mask round what is painted, as a share of its longer side.
         name (`str`): of this edit.
 
@@ -54,7 +54,7 @@ def scribble(
 
 def with_strength(settings: EditSettings) -> EditSettings:
     """The settings with a scribble's strength if they name none."""
-    return settings if settings.strength is not None else replace(settings, strength=STRENGTH)
+    return settings if settings.strength is not None else replace(settings, strength=SCRIBBLE_STRENGTH)
 
 
 def start_from(

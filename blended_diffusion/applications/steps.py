@@ -27,7 +27,7 @@ from blended_diffusion.pictures.whole_files import whole_file
 
 
 # of the overview's pictures, in pixels, and how many stand in a row
-SIDE, COLUMNS = 320, 5
+OVERVIEW_SIDE, COLUMNS = 320, 5
 
 RESULT = "result.png"
 
@@ -341,7 +341,9 @@ def overview(
     """
     shown = []
     for picture in pictures:
-        small = PIL.ImageOps.contain(picture.convert("RGBA"), (SIDE, SIDE), PIL.Image.Resampling.LANCZOS)
+        small = PIL.ImageOps.contain(
+            picture.convert("RGBA"), (OVERVIEW_SIDE, OVERVIEW_SIDE), PIL.Image.Resampling.LANCZOS
+        )
         white = PIL.Image.new("RGBA", small.size, "white")
         shown.append(PIL.Image.alpha_composite(white, small).convert("RGB"))
     size = (max(one.width for one in shown), max(one.height for one in shown))

@@ -59,7 +59,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Entry:
+class KeyEntry:
     """
     A tensor of guided-diffusion and the tensors of the UNet that hold it.
 
@@ -262,7 +262,7 @@ def scheduler_config(architecture: Architecture) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def key_map(architecture: Architecture) -> tuple[Entry | FoldedSinusoid, ...]:
+def key_map(architecture: Architecture) -> tuple[KeyEntry | FoldedSinusoid, ...]:
     """Every tensor of the guided-diffusion state dict with the `UNet2DModel` tensors that hold it."""
     return tuple(_Walk(architecture).entries())
 
@@ -295,21 +295,21 @@ class _Walk:
         inputs: int,
         kernel: int | None = None,
         wide: tuple[bool, bool] = (True, True),
-    ) -> list[Entry]:
+    ) -> list[KeyEntry]:
         """A convolution or, without `kernel`, a linear layer; `wide` tells which of its sides are channels."""
         rows = self.repeated(outputs) if wide[0] else None
         columns = self.first_of(inputs) if wide[1] else None
         shape = (outputs, inputs) if kernel is None else (outputs, inputs, kernel, kernel)
         return [
-            Entry(f"{name}.weight", shape, {f"{key}.weight": Part(rows, columns)}),
-            Entry(f"{name}.bias", (outputs,), {f"{key}.bias": Part(rows)}),
+            KeyEntry(f"{name}.weight", shape, {f"{key}.weight": Part(rows, columns)}),
+            KeyEntry(f"{name}.bias", (outputs,), {f"{key}.bias": Part(rows)}),
         ]
 
-    def norm(self, name: str, key: str, channels: int) -> list[Entry]:
+    def norm(self, name: str, key: str, channels: int) -> list[KeyEntry]:
         rows = self.repeated(channels)
-        return [Entry(f"{name}.{kind}", (channels,), {f"{key}.{kind}": Part(rows)}) for kind in ("weight", "bias")]
+        return [KeyEntry(f"{name}.{kind}", (channels,), {f"{key}.{kind}": Part(rows)}) for kind in ("weight", "bias")]
 
-    def entries(self) -> list[Entry | FoldedSinusoid]:
+    def entries(self) -> list[KeyEntry | FoldedSinusoid]:
         arch = self.architecture
         blocks_per_level = arch.num_res_blocks + 1
         last = len(arch.widths) - 1
@@ -353,7 +353,7 @@ class _Walk:
         entries += self.layer("out.2", "conv_out", 6 if arch.learn_sigma else 3, width, 3, wide=(False, True))
         return entries
 
-    def embeddings(self) -> list[Entry | FoldedSinusoid]:
+    def embeddings(self) -> list[KeyEntry | FoldedSinusoid]:
         arch = self.architecture
         inner, sinusoid = arch.time_embed_dim, arch.num_channels
         first, second = self.layer("time_embed.0", "time_embedding.linear_1", inner, sinusoid, wide=(False, False))
@@ -362,16 +362,16 @@ class _Walk:
             first = FoldedSinusoid(first.name, first.shape, arch.diffusion_steps, self.times * arch.widths[0])
         else:
             # a sinusoid `ratio` times as wide has the narrower one's frequencies at every `ratio`-th place
-            first = Entry(
+            first = KeyEntry(
                 first.name, first.shape, {key: Part(None, self.first_of(sinusoid, ratio)) for key in first.parts}
             )
-        entries: list[Entry | FoldedSinusoid] = [first, second]
+        entries: list[KeyEntry | FoldedSinusoid] = [first, second]
         entries += self.layer("time_embed.2", "time_embedding.linear_2", inner, inner, wide=(False, False))
         if arch.class_cond:
-            entries.append(Entry("label_emb.weight", (arch.num_classes, inner), {"class_embedding.weight": Part()}))
+            entries.append(KeyEntry("label_emb.weight", (arch.num_classes, inner), {"class_embedding.weight": Part()}))
         return entries
 
-    def res_block(self, name: str, key: str, inputs: int, outputs: int) -> list[Entry]:
+    def res_block(self, name: str, key: str, inputs: int, outputs: int) -> list[KeyEntry]:
         arch = self.architecture
         projected = 2 * outputs if arch.use_scale_shift_norm else outputs
         entries = [
@@ -387,12 +387,12 @@ class _Walk:
             entries += self.layer(f"{name}.skip_connection", f"{key}.conv_shortcut", outputs, inputs, 1)
         return entries
 
-    def resample(self, block: str, convolution: str, key: str, width: int) -> list[Entry]:
+    def resample(self, block: str, convolution: str, key: str, width: int) -> list[KeyEntry]:
         if self.architecture.resblock_updown:
             return self.res_block(block, key, width, width)
         return self.layer(convolution, f"{key}.conv", width, width, 3)
 
-    def attention(self, name: str, key: str, width: int) -> list[Entry]:
+    def attention(self, name: str, key: str, width: int) -> list[KeyEntry]:
         arch = self.architecture
         head = arch.head_channels(width)
         heads = width // head
@@ -417,12 +417,12 @@ class _Walk:
         columns = None if unet_heads * unet_head == width else places
         return [
             *self.norm(f"{name}.norm", f"{key}.group_norm", width),
-            Entry(f"{name}.qkv.weight", (3 * width, width, 1), weights),
-            Entry(f"{name}.qkv.bias", (3 * width,), biases),
-            Entry(
+            KeyEntry(f"{name}.qkv.weight", (3 * width, width, 1), weights),
+            KeyEntry(f"{name}.qkv.bias", (3 * width,), biases),
+            KeyEntry(
                 f"{name}.proj_out.weight",
                 (width, width, 1),
                 {f"{key}.to_out.0.weight": Part(self.repeated(width), columns, ndim=2)},
             ),
-            Entry(f"{name}.proj_out.bias", (width,), {f"{key}.to_out.0.bias": Part(self.repeated(width))}),
+            KeyEntry(f"{name}.proj_out.bias", (width,), {f"{key}.to_out.0.bias": Part(self.repeated(width))}),
         ]

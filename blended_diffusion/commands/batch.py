@@ -86,7 +86,7 @@ def batch(
 
     from tqdm.auto import tqdm
 
-    from blended_diffusion.applications.batch import Outcome, run_jobs, write_summary
+    from blended_diffusion.applications.batch import JobOutcome, run_jobs, write_summary
     from blended_diffusion.editing.editor import make_quietly
 
     folder = Path(output_path)
@@ -94,7 +94,7 @@ def batch(
     editor.make = make_quietly
     editor.model.pipe.set_progress_bar_config(disable=quiet, desc="steps", leave=False)
     hint_at_words(editor.model, " ".join(words for job in wanted for step in job.steps for words in step.words))
-    outcomes = {job.where: Outcome(job.name, job.where, str(job.image or ""), "waiting") for job in wanted}
+    outcomes = {job.where: JobOutcome(job.name, job.where, str(job.image or ""), "waiting") for job in wanted}
     counts = dict.fromkeys(("made", "kept", "failed"), 0)
     with tqdm(total=len(wanted), desc="jobs", unit="job", disable=quiet) as bar:
         try:

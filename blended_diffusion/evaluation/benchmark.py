@@ -11,7 +11,8 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageDraw
 
-from blended_diffusion.pictures.canvas import Box, square_around
+from blended_diffusion.pictures import Box
+from blended_diffusion.pictures.canvas import square_around
 from blended_diffusion.pictures.inputs import Mask, Photo, read_photo
 
 
@@ -23,7 +24,7 @@ CONTEXT = 0.5  # of the square that is judged, whatever square the model worked 
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchmarkEdit:
     """One edit that is asked for.
 
     Attributes:
@@ -66,12 +67,12 @@ class Task:
         return square_around(self.box, self.photo.image.size, CONTEXT)
 
 
-def load_benchmark(folder: Path = BENCHMARK_FOLDER) -> list[Task]:
+def load_benchmark(folder: Path = BENCHMARK_FOLDER) -> list[BenchmarkEdit]:
     """All tasks, in their order."""
     with open(folder / "edits.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [
-        Task(
+        BenchmarkEdit(
             number=number,
             photo_path=folder / "photos" / f"{row['photo']}.webp",
             size=row["size"],

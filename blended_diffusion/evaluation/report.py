@@ -13,10 +13,10 @@ import PIL.Image
 from diffusers.utils import make_image_grid
 from scipy.stats import binomtest
 
-from blended_diffusion.evaluation.benchmark import SIZES, Task
+from blended_diffusion.evaluation.benchmark import SIZES, BenchmarkEdit
 from blended_diffusion.evaluation.figures import rank_quality
 from blended_diffusion.evaluation.methods import METHODS
-from blended_diffusion.evaluation.runs import Outcome
+from blended_diffusion.evaluation.runs import MeasuredEdit
 from blended_diffusion.pictures.gallery import tile, titled, write_png, write_text
 
 
@@ -25,11 +25,11 @@ SHEET_COLUMNS = 6
 SHEET_SIDE = 192
 
 
-def summarise(outcomes: Sequence[Outcome]) -> dict:
+def summarise(outcomes: Sequence[MeasuredEdit]) -> dict:
     """The figures of one method.
 
     Args:
-        outcomes (`Sequence[Outcome]`): of that method, one for each task; not empty.
+        outcomes (`Sequence[MeasuredEdit]`): of that method, one for each task; not empty.
 
     Returns:
         `dict` with `edits`, `candidates` (of each edit), and
@@ -131,7 +131,7 @@ def _percent(accuracy: dict[str, float] | None, interval: bool = False) -> str:
     return f"{text} of {accuracy['of']}"
 
 
-def plot(summaries: dict[str, dict], outcomes: dict[str, list[Outcome]], path: Path) -> None:
+def plot_accuracy(summaries: dict[str, dict], outcomes: dict[str, list[MeasuredEdit]], path: Path) -> None:
     """Judged accuracy by size of the mask and method, with intervals, and by rank."""
     import matplotlib
 
@@ -160,12 +160,12 @@ def plot(summaries: dict[str, dict], outcomes: dict[str, list[Outcome]], path: P
     pyplot.close(figure)
 
 
-def contact_sheet(outcomes: Sequence[Outcome], tasks: Sequence[Task], squares: Path) -> PIL.Image.Image:
+def sheet_by_lot(outcomes: Sequence[MeasuredEdit], tasks: Sequence[BenchmarkEdit], squares: Path) -> PIL.Image.Image:
     """The first-ranked candidates of 24 edits drawn by lot, with the words they were made for.
 
     Args:
-        outcomes (`Sequence[Outcome]`): of one method.
-        tasks (`Sequence[Task]`): the whole benchmark.
+        outcomes (`Sequence[MeasuredEdit]`): of one method.
+        tasks (`Sequence[BenchmarkEdit]`): the whole benchmark.
         squares (`Path`): the folder of that method's pictures.
     """
     lot = np.random.default_rng(0).permutation(len(outcomes))[:SHEET_EDITS]
@@ -182,11 +182,15 @@ def contact_sheet(outcomes: Sequence[Outcome], tasks: Sequence[Task], squares: P
 
 
 def write_report(
-    folder: Path, tasks: Sequence[Task], outcomes: dict[str, list[Outcome]], summaries: dict[str, dict], about: dict
+    folder: Path,
+    tasks: Sequence[BenchmarkEdit],
+    outcomes: dict[str, list[MeasuredEdit]],
+    summaries: dict[str, dict],
+    about: dict,
 ) -> None:
     """Writes `results.md`, `results.json`, `accuracy.png` and a `METHOD.png` of 24 edits for each method."""
     write_text(json.dumps({**about, "methods": summaries}, indent=2) + "\n", folder / "results.json")
     write_text(markdown(summaries, about), folder / "results.md")
-    plot(summaries, outcomes, folder / "accuracy.png")
+    plot_accuracy(summaries, outcomes, folder / "accuracy.png")
     for name, own in outcomes.items():
-        write_png(contact_sheet(own, tasks, folder / "squares" / name), folder / f"{name}.png")
+        write_png(sheet_by_lot(own, tasks, folder / "squares" / name), folder / f"{name}.png")

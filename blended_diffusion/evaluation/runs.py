@@ -15,7 +15,7 @@ from lpips import LPIPS
 
 from blended_diffusion.editing.edit import Candidate, Edit
 from blended_diffusion.editing.records import from_json, in_batches, to_json
-from blended_diffusion.evaluation.benchmark import Task
+from blended_diffusion.evaluation.benchmark import BenchmarkEdit
 from blended_diffusion.evaluation.figures import background_difference, diversity, seam, seam_lpips
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.evaluation.methods import Method
@@ -29,7 +29,7 @@ PERCEIVED_SIDE = 64  # pixels at which candidates are compared
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MeasuredEdit:
     """One task by one method, its candidates in the order of their seeds.
 
     Attributes:
@@ -103,17 +103,17 @@ class Bench:
     batch_size: int = 8
     seed: int = 0
 
-    def outcome(self, name: str, method: Method, task: Task) -> Outcome:
+    def outcome(self, name: str, method: Method, task: BenchmarkEdit) -> MeasuredEdit:
         """What came of `task` by `method`, from the folder or made now."""
         path = self.folder / "outcomes" / name / f"{task.name}.json"
         if path.exists():
-            return from_json(Outcome, path.read_bytes())
+            return from_json(MeasuredEdit, path.read_bytes())
         outcome = self.measure(name, method, task)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(to_json(outcome, indent=2) + "\n", path)
         return outcome
 
-    def measure(self, name: str, method: Method, task: Task) -> Outcome:
+    def measure(self, name: str, method: Method, task: BenchmarkEdit) -> MeasuredEdit:
         settings = EditSettings(prompt=task.word, **method.settings)
         edit = Edit.prepare(self.model, task.photo, task.mask, settings)
         # other seeds for other tasks, the same for every method
@@ -135,7 +135,7 @@ class Bench:
         (self.folder / "squares" / name).mkdir(parents=True, exist_ok=True)
         for number, square in enumerate(squares):
             write_png(reduced(square, SQUARE_SIDE), self.square_path(name, task, number))
-        return Outcome(
+        return MeasuredEdit(
             method=name,
             task=task.number,
             word=task.word,
@@ -160,7 +160,7 @@ class Bench:
         text_embeds = pipe.encode_prompt([edit.settings.prompt])
         return pipe.clip_distance(images, mask, text_embeds).tolist()
 
-    def square_path(self, name: str, task: Task, number: int) -> Path:
+    def square_path(self, name: str, task: BenchmarkEdit, number: int) -> Path:
         return self.folder / "squares" / name / f"{task.name}-{number}.png"
 
 
@@ -168,7 +168,9 @@ def reduced(image: PIL.Image.Image, side: int) -> PIL.Image.Image:
     return image.resize((side, side), PIL.Image.Resampling.BICUBIC)
 
 
-def squares_of(bench: Bench, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> list[PIL.Image.Image]:
+def squares_of(
+    bench: Bench, tasks: Sequence[BenchmarkEdit], outcomes: Sequence[MeasuredEdit]
+) -> list[PIL.Image.Image]:
     """The judged squares of all candidates, as they were written."""
     squares = []
     for outcome in outcomes:

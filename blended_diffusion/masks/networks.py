@@ -7,10 +7,9 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import PIL.Image
 
-from blended_diffusion.masks.shapes import Point, check_inside, without_holes, without_specks
+from blended_diffusion.masks.shapes import Point, check_inside, mask_where, without_holes, without_specks
 
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def from_words(
     height_and_width = photo.size[::-1]
     large = torch.nn.functional.interpolate(logits[None].float(), height_and_width, mode="bilinear")
     likely = large[0, 0].sigmoid()
-    mask = without_holes(without_specks(_picture(likely > threshold)))
+    mask = without_holes(without_specks(mask_where((likely > threshold).cpu().numpy())))
     if mask.getbbox() is None:
         raise ValueError(
             f"The words {words!r} are nowhere in the photo: no part of it is more likely than {threshold:g} (the most"
@@ -115,7 +114,7 @@ def from_click(
     best = out.iou_scores[0, 0].argmax()
     trusted = out.pred_masks[:, :, best][:, :, None].float().cpu()
     (found,) = processor.post_process_masks(trusted, inputs["original_sizes"])
-    mask = without_holes(without_specks(_picture(found[0, 0])))
+    mask = without_holes(without_specks(mask_where(found[0, 0].cpu().numpy())))
     if mask.getbbox() is None:
         raise ValueError(f"The {written} is on no object that {model} sees; click on its middle.")
     return mask
@@ -143,7 +142,3 @@ def _load(
         raise ValueError(
             f"{argument} {name!r} cannot be loaded ({reason}); give a Hub id or the folder of such a model."
         ) from error
-
-
-def _picture(inside: Any) -> PIL.Image.Image:
-    return PIL.Image.fromarray(inside.cpu().numpy().astype(np.uint8) * 255)

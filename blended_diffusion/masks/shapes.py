@@ -119,8 +119,8 @@ def from_difference(
         change = np.subtract(after, before, dtype=np.float32)
         np.maximum(largest, np.abs(change), out=largest)
         np.maximum(smoothed, np.abs(ndimage.gaussian_filter(change, NOISE_GRAIN)), out=smoothed)
-    near = grow(_picture(smoothed > tolerance), 3 * NOISE_GRAIN)
-    found = without_specks(_picture((largest > tolerance) & (np.asarray(near) > 0)))
+    near = grow(mask_where(smoothed > tolerance), 3 * NOISE_GRAIN)
+    found = without_specks(mask_where((largest > tolerance) & (np.asarray(near) > 0)))
     if found.getbbox() is None:
         raise ValueError(
             f"The two pictures show the same: no part of them differs by more than {tolerance:g} of 255; paint more,"
@@ -175,11 +175,12 @@ def _changed(mask: PIL.Image.Image, margin: int, change: Callable[[np.ndarray], 
     left, top = max(box[0] - margin, 0), max(box[1] - margin, 0)
     near = (left, top, min(box[2] + margin, mask.width), min(box[3] + margin, mask.height))
     result = PIL.Image.new("L", mask.size)
-    result.paste(_picture(change(np.asarray(mask.crop(near)) > 0)), (left, top))
+    result.paste(mask_where(change(np.asarray(mask.crop(near)) > 0)), (left, top))
     return result
 
 
-def _picture(inside: np.ndarray) -> PIL.Image.Image:
+def mask_where(inside: np.ndarray) -> PIL.Image.Image:
+    """A mask of mode `L` that is 255 where `inside` of shape `(H, W)` is true."""
     return PIL.Image.fromarray(inside.astype(np.uint8) * 255)
 
 

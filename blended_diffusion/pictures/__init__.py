@@ -6,3 +6,6 @@
 
 What belongs here knows pixels and files. Networks do not belong here.
 """
+
+# left, top, right, bottom, in pixels
+Box = tuple[int, int, int, int]

@@ -13,10 +13,9 @@ import PIL.Image
 import PIL.ImageChops
 from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_filter
 
+from blended_diffusion.pictures import Box
 from blended_diffusion.pictures.grain import add_grain, find_grain, lacking, make_grain
 
-
-Box = tuple[int, int, int, int]
 
 # rows of the mask whose distances are held as floating point at a time
 BAND = 256

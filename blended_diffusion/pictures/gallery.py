@@ -15,6 +15,7 @@ import PIL.ImageFont
 from diffusers.utils import export_to_gif, export_to_video, make_image_grid
 from PIL.PngImagePlugin import PngInfo
 
+from blended_diffusion.pictures import Box
 from blended_diffusion.pictures.whole_files import whole_file
 
 
@@ -23,8 +24,6 @@ FRAMES_PER_SECOND = 12
 
 # of the PNG text chunk that holds a picture's record
 TEXT_KEY = "blended_diffusion"
-
-Box = tuple[int, int, int, int]
 
 
 def write_png(image: PIL.Image.Image, path: Path, icc_profile: bytes | None = None, text: str | None = None) -> None:

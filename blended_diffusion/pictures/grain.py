@@ -8,8 +8,8 @@ import PIL.Image
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter
 
+from blended_diffusion.pictures import Box
 
-Box = tuple[int, int, int, int]
 
 # a patch is this many of the model's pixels wide, within these bounds in the photo's pixels
 PATCH, SMALLEST_PATCH, LARGEST_PATCH = 12, 24, 64
@@ -20,7 +20,7 @@ SMOOTHEST = 0.25
 # grey levels outside which a patch's grain has been cut off
 DARKEST, BRIGHTEST = 5, 250
 
-TILE = 512
+GRAIN_TILE = 512
 
 
 def find_grain(photo: PIL.Image.Image, mask: PIL.Image.Image, around: Box, scale: float) -> np.ndarray:
@@ -81,9 +81,9 @@ def make_grain(patches: np.ndarray, seed: int) -> np.ndarray:
     for patch in patches:
         spot = window * patch
         spot *= np.linalg.norm(patch) / max(np.linalg.norm(spot), 1e-6) / patches.shape[1]
-        noise = random.standard_normal((TILE, TILE), np.float32)
-        spectrum = spectrum + rfft2(noise)[..., None] * rfft2(spot, (TILE, TILE), axes=(0, 1))
-    return irfft2(spectrum, (TILE, TILE), axes=(0, 1)) / np.float32(len(patches)) ** 0.5
+        noise = random.standard_normal((GRAIN_TILE, GRAIN_TILE), np.float32)
+        spectrum = spectrum + rfft2(noise)[..., None] * rfft2(spot, (GRAIN_TILE, GRAIN_TILE), axes=(0, 1))
+    return irfft2(spectrum, (GRAIN_TILE, GRAIN_TILE), axes=(0, 1)) / np.float32(len(patches)) ** 0.5
 
 
 def lacking(wanted: np.ndarray, present: np.ndarray) -> np.float32:
@@ -99,9 +99,9 @@ def lacking(wanted: np.ndarray, present: np.ndarray) -> np.float32:
 
 def add_grain(picture: PIL.Image.Image, grain: np.ndarray) -> None:
     """Adds grain, repeated as often as need be, to a picture of mode `RGB`, in place and strip by strip."""
-    columns = np.arange(picture.width) % TILE
-    for top in range(0, picture.height, TILE):
-        box = (0, top, picture.width, min(top + TILE, picture.height))
+    columns = np.arange(picture.width) % GRAIN_TILE
+    for top in range(0, picture.height, GRAIN_TILE):
+        box = (0, top, picture.width, min(top + GRAIN_TILE, picture.height))
         strip = np.asarray(picture.crop(box)) + grain[: box[3] - top, columns]
         picture.paste(PIL.Image.fromarray(np.rint(strip).clip(0, 255).astype(np.uint8)), (0, top))
 

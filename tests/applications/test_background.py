@@ -62,7 +62,7 @@ class TestMatte:
 
     def test_tiles_do_not_show(self, photo, foreground, monkeypatch):
         whole = matte(photo, foreground, edge=5)
-        monkeypatch.setattr(background, "TILE", 32)
+        monkeypatch.setattr(background, "MATTE_TILE", 32)
         assert off_by(matte(photo, foreground, edge=5), whole).max() <= 1
 
 

@@ -239,7 +239,7 @@ class TestCommand:
 
 
 def test_the_summary_may_hold_anything(tmp_path):
-    outcome = jobs_module.Outcome("a", "line 1", "a.png", "failed", message='ümläut, "quoted",\nsecond line')
+    outcome = jobs_module.JobOutcome("a", "line 1", "a.png", "failed", message='ümläut, "quoted",\nsecond line')
     write_summary([outcome], tmp_path)
     with open(tmp_path / "summary.csv", newline="", encoding="utf-8") as file:
         assert next(csv.DictReader(file))["message"] == outcome.message

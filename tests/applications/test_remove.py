@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from blended_diffusion import cli
-from blended_diffusion.applications.remove import STRENGTH, membrane, misfit, remove, smooth_fill
+from blended_diffusion.applications.remove import REMOVING_STRENGTH, membrane, misfit, remove, smooth_fill
 from blended_diffusion.editing.editor import Editor
 from blended_diffusion.editing.records import read_record
 from blended_diffusion.painters.settings import EditSettings
@@ -113,7 +113,7 @@ class TestRemove:
         edited = remove(editor, with_thing, region)
         misfits = [misfit(image, region) for image in edited.images]
         assert misfits == sorted(misfits) and len(set(misfits)) > 1
-        settings = EditSettings(prompt="", strength=STRENGTH)
+        settings = EditSettings(prompt="", strength=REMOVING_STRENGTH)
         as_edited = editor.edit(smooth_fill(with_thing, region), region, settings)
         assert edited.seeds != as_edited.seeds
         for image, distance, seed in zip(edited.images, edited.clip_distances, edited.seeds, strict=True):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from blended_diffusion import cli
-from blended_diffusion.applications.scribble import STRENGTH, scribble, start_from
+from blended_diffusion.applications.scribble import SCRIBBLE_STRENGTH, scribble, start_from
 from blended_diffusion.editing.editor import Editor
 from blended_diffusion.editing.records import read_record
 from blended_diffusion.painters.settings import EditSettings
@@ -107,7 +107,7 @@ class TestScribble:
 
     def test_the_default_strength_is_a_scribbles(self, editor, scene, painted):
         default = scribble(editor, scene, painted, "rock")
-        named = scribble(editor, scene, painted, EditSettings(prompt="rock", strength=STRENGTH))
+        named = scribble(editor, scene, painted, EditSettings(prompt="rock", strength=SCRIBBLE_STRENGTH))
         other = scribble(editor, scene, painted, EditSettings(prompt="rock", strength=0.8))
         assert (np.asarray(default.best) == np.asarray(named.best)).all()
         assert (np.asarray(default.best) != np.asarray(other.best)).any()
@@ -133,7 +133,7 @@ class TestCommand:
         assert edit("--scribble", "painted.jpg", "--output_path", "out") == 0
         picture = next(files.glob("out/ranked/*.png"))
         record = read_record(picture)
-        assert record.settings.strength == STRENGTH
+        assert record.settings.strength == SCRIBBLE_STRENGTH
         assert read_photo(record.photo.name).sha256 == record.photo.sha256
         outside = np.asarray(Image.open(record.mask.name)) == 0
         photo = np.asarray(Image.open("photo.png"))

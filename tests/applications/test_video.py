@@ -10,7 +10,7 @@ import torch
 from conftest import make_tiny_pipe
 from PIL import Image, ImageDraw
 
-from blended_diffusion.applications.video.clips import read_clip, read_masks, write_film
+from blended_diffusion.applications.video.clips import read_clip, read_masks, write_video
 from blended_diffusion.applications.video.edit import (
     EditedFrame,
     Painted,
@@ -19,7 +19,7 @@ from blended_diffusion.applications.video.edit import (
     edit_video,
     steady_squares,
 )
-from blended_diffusion.applications.video.flow import dense_flow, flicker, follow, warp
+from blended_diffusion.applications.video.flow import dense_flow, flicker, follow, move_along
 from blended_diffusion.cli import main
 from blended_diffusion.editing.editor import Editor
 from blended_diffusion.painters.settings import EditSettings
@@ -80,7 +80,7 @@ class TestFlow:
 
     def test_what_is_warped_lies_on_the_next_frame(self, scene):
         before, now = (np.asarray(frame, float) for frame in scene[0][:2])
-        moved, known = warp(np.asarray(scene[0][0]), dense_flow(scene[0][1], scene[0][0]))
+        moved, known = move_along(np.asarray(scene[0][0]), dense_flow(scene[0][1], scene[0][0]))
         assert np.abs(moved - now)[known].mean() < 0.1 * np.abs(before - now).mean()
         assert not known[:, -2:].any() and not known[-1].any() and known[:-2, :-5].all()
 
@@ -110,7 +110,7 @@ class TestClips:
         assert len(list(clip)) == 12  # and again
 
     def test_a_film_is_read_back(self, scene):
-        write_film(scene[0], Path("film.mp4"), 12.5, None)
+        write_video(scene[0], Path("film.mp4"), 12.5, None)
         clip = read_clip("film.mp4")
         assert (clip.count, clip.size, clip.frames_per_second, clip.sound) == (6, SIZE, 12.5, False)
         for read, frame in zip(clip, scene[0], strict=True):
@@ -118,7 +118,7 @@ class TestClips:
             assert np.abs(np.asarray(read.convert("L"), float) - np.asarray(frame.convert("L"))).mean() < 3
 
     def test_odd_frames_and_transparent_ones_make_a_film(self):
-        write_film([Image.new("RGBA", (33, 25), (200, 0, 0, 0))] * 2, Path("film.mp4"), 5, None)
+        write_video([Image.new("RGBA", (33, 25), (200, 0, 0, 0))] * 2, Path("film.mp4"), 5, None)
         clip = read_clip("film.mp4")
         assert clip.size == (34, 26)
         assert np.asarray(next(iter(clip))).min() > 240
@@ -128,7 +128,7 @@ class TestClips:
         subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *sound.split()], check=True)
         clip = read_clip("loud.mp4")
         assert clip.sound
-        write_film(clip, Path("film.mp4"), clip.frames_per_second, clip.path)
+        write_video(clip, Path("film.mp4"), clip.frames_per_second, clip.path)
         assert read_clip("film.mp4").sound
 
     def test_masks_are_one_or_one_for_each_frame(self, scene):

@@ -19,7 +19,7 @@ from blended_diffusion.evaluation import report
 from blended_diffusion.evaluation.benchmark import SIZES, load_benchmark, real_composites
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.evaluation.methods import METHODS, Method
-from blended_diffusion.evaluation.runs import Bench, Outcome, squares_of
+from blended_diffusion.evaluation.runs import Bench, MeasuredEdit, squares_of
 from blended_diffusion.models import Model
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures.canvas import Canvas
@@ -124,9 +124,9 @@ class TestBench:
         assert bench.outcome("default", Method("quick", QUICK), TASKS[0]) == first
 
 
-def outcome(task: int = 0, **changes) -> Outcome:
+def outcome(task: int = 0, **changes) -> MeasuredEdit:
     """Three candidates; the first-ranked is the last, and the released rank prefers the first."""
-    made = Outcome(
+    made = MeasuredEdit(
         method="default",
         task=task,
         word="rock",

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from blended_diffusion.pictures.grain import TILE, add_grain, find_grain, make_grain
+from blended_diffusion.pictures.grain import GRAIN_TILE, add_grain, find_grain, make_grain
 
 
 SIZE = 256
@@ -40,7 +40,7 @@ def test_level_and_spectrum_are_the_photos(mask, blur):
     photo = grainy(blur)
     grain = make_grain(find_grain(picture(120 + photo), mask, SQUARE, scale=8.0), seed=1)
     fine = photo - gaussian_filter(photo, (4, 4, 0))
-    assert grain.shape == (TILE, TILE, 3)
+    assert grain.shape == (GRAIN_TILE, GRAIN_TILE, 3)
     assert grain.std() == pytest.approx(fine.std(), rel=0.15)
     assert lag(grain) == pytest.approx(lag(fine), abs=0.1)
     assert abs(grain.mean()) < 0.3
@@ -114,5 +114,5 @@ def test_added_to_a_large_picture_it_goes_on(mask):
     added = np.asarray(large, float) - 100
     assert added.std() == pytest.approx(grain.std(), rel=0.1)
     # across the borders of the tile neighbours are as alike as elsewhere
-    for one, two in ((added[TILE - 1], added[TILE]), (added[:, TILE - 1], added[:, TILE])):
+    for one, two in ((added[GRAIN_TILE - 1], added[GRAIN_TILE]), (added[:, GRAIN_TILE - 1], added[:, GRAIN_TILE])):
         assert np.corrcoef(one.ravel(), two.ravel())[0, 1] == pytest.approx(lag(added), abs=0.15)

@@ -118,7 +118,7 @@ def read_masks(path: str | Path, clip: Clip, invert: bool = False, argument: str
     return _repeated(masks, clip)
 
 
-def write_film(frames: Iterable[PIL.Image.Image], path: Path, frames_per_second: float, sound: Path | None) -> None:
+def write_video(frames: Iterable[PIL.Image.Image], path: Path, frames_per_second: float, sound: Path | None) -> None:
     """Writes an `.mp4` (H.264) that is whole whenever it is there.
 
     Its width and height are even, as players want them: the last column or row of odd frames comes twice. Compression

@@ -11,10 +11,11 @@ import numpy as np
 import PIL.Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 
-from blended_diffusion.applications.video.flow import dense_flow, flicker, follow, warp
+from blended_diffusion.applications.video.flow import dense_flow, flicker, follow, move_along
 from blended_diffusion.editing.editor import Editor
 from blended_diffusion.painters.settings import EditSettings
-from blended_diffusion.pictures.canvas import Box, square_around
+from blended_diffusion.pictures import Box
+from blended_diffusion.pictures.canvas import square_around
 
 
 # of the frames after the first: enough to sharpen what was moved, too little to paint another thing
@@ -178,7 +179,7 @@ def carry_over(frame: PIL.Image.Image, mask: PIL.Image.Image, key: Painted) -> P
     Returns:
         `PIL.Image.Image` of mode `RGB`; `None` if less than half of the mask was edited in the earlier frame.
     """
-    edited, known = warp(np.asarray(key.mask), key.way)
+    edited, known = move_along(np.asarray(key.mask), key.way)
     inside = np.asarray(mask) == 255
     if (known & (edited >= 128))[inside].mean() < LEAST_COVERED:
         return None
@@ -189,7 +190,7 @@ def carry_over(frame: PIL.Image.Image, mask: PIL.Image.Image, key: Painted) -> P
     spread = PIL.Image.fromarray(np.asarray(key.made.painted)[tuple(nearest)])
     whole = key.frame.convert("RGB")
     whole.paste(spread.resize((right - left, bottom - top), PIL.Image.Resampling.BICUBIC), (left, top))
-    moved, _ = warp(np.asarray(whole), key.way)
+    moved, _ = move_along(np.asarray(whole), key.way)
     return PIL.Image.fromarray(np.where(inside[..., None], moved, np.asarray(frame.convert("RGB"))))
 
 

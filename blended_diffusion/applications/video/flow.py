@@ -39,7 +39,7 @@ def dense_flow(frame: PIL.Image.Image, previous: PIL.Image.Image) -> np.ndarray:
     return method.calc(np.asarray(frame.convert("L")), np.asarray(previous.convert("L")), None)
 
 
-def warp(picture: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def move_along(picture: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The picture before, moved to where its points are now.
 
     Args:
@@ -80,7 +80,7 @@ def flicker(
     Returns:
         `float`, *optional*: in 0…255, over all channels; `None` if all that is inside has just come into the frame.
     """
-    moved, known = warp(np.asarray(previous.convert("RGB")), flow)
+    moved, known = move_along(np.asarray(previous.convert("RGB")), flow)
     counted = known & (np.asarray(mask) == 255)
     if not counted.any():
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from diffusers.utils import make_image_grid
 
-from blended_diffusion.applications.video.clips import Clip, write_film
+from blended_diffusion.applications.video.clips import Clip, write_video
 from blended_diffusion.applications.video.edit import EditedFrame
 from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.records import Origin, from_json, to_json
@@ -21,7 +21,7 @@ from blended_diffusion.pictures.canvas import CLOSE_UP_BELOW, square_around
 
 
 # frames in the strip, and the longer side of each
-SHOWN, SIDE = 6, 256
+FRAMES_SHOWN, FRAME_SIDE = 6, 256
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class VideoResults:
         """Writes the film and the strip of a clip of which all frames are finished."""
         paths = [self.path_of(index) for index in range(len(clip))]
         speed, sound = self.record.frames_per_second, clip.path if clip.sound else None
-        write_film((open_whole(path) for path in paths), self.folder / "result.mp4", speed, sound)
+        write_video((open_whole(path) for path in paths), self.folder / "result.mp4", speed, sound)
 
         boxes = np.array([box for mask in masks if (box := mask.getbbox()) is not None])
         around = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
@@ -165,11 +165,11 @@ class VideoResults:
         view = (max(left, 0), max(top, 0), min(right, clip.size[0]), min(bottom, clip.size[1]))
         if (view[2] - view[0]) * (view[3] - view[1]) > CLOSE_UP_BELOW * clip.size[0] * clip.size[1]:
             view = (0, 0, *clip.size)
-        chosen = sorted({round(place) for place in np.linspace(0, len(clip) - 1, SHOWN)})
+        chosen = sorted({round(place) for place in np.linspace(0, len(clip) - 1, FRAMES_SHOWN)})
         sources = [frame for index, frame in enumerate(clip) if index in chosen]
         tiles = []
         for pictures, label in ((sources, "clip"), ([open_whole(paths[index]) for index in chosen], "edited")):
-            for index, shown in zip(chosen, gallery.close_ups(pictures, view, SIDE), strict=True):
+            for index, shown in zip(chosen, gallery.close_ups(pictures, view, FRAME_SIDE), strict=True):
                 tiles.append(gallery.tile(shown, shown.size, label, f"{index + 1}"))
         strip = make_image_grid(tiles, 2, len(chosen))
         flicker = self.record.flicker
