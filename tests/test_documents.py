@@ -34,7 +34,7 @@ from stand_ins import save_stand_ins
 
 import pipeline_blended_diffusion
 from blended_diffusion import models
-from blended_diffusion.applications.tasks import APPLICATIONS
+from blended_diffusion.applications.registry import APPLICATIONS
 from blended_diffusion.checkpoints import PRESETS
 from blended_diffusion.checkpoints.presets import DEFAULT_CLIP
 from blended_diffusion.cli import app, main

@@ -4,8 +4,8 @@ What belongs here decides which region of which picture is edited with which wor
 [`~blended_diffusion.editing.editor.Editor`], in memory or writing to a folder. The method and its tensors do not
 belong here.
 
-- `tasks`: what steps and jobs people may write down; `steps`: several edits one after another, applications among
-  them; `batch`: many photos.
+- `steps`: several edits one after another, applications among them; `batch`: many photos. What people write down for
+  them: `step_files`, `job_files`, `keys`. Which applications a step may name: `registry`.
 - `extend`: past the picture's border; `reconstruct`: what the model keeps of it; `interpolate`: from one prompt to
   another.
 - `scribble`: from rough paint; `background`: behind a foreground; `remove`: a thing away; `strengths`: how much of

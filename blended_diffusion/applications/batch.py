@@ -1,7 +1,7 @@
 """Many photos: jobs done one after another into a folder each, one bad one not stopping the others.
 
 What belongs here decides what is done already, what becomes of failures, and the summary. What a job may ask for
-belongs to `tasks`, how its steps are taken to `applications.steps`.
+belongs to `job_files`, how its steps are taken to `applications.steps`.
 """
 
 import csv
@@ -15,6 +15,7 @@ from typing import Any
 
 import PIL.Image
 
+from blended_diffusion.applications.job_files import Job
 from blended_diffusion.applications.steps import (
     RESULT,
     keep_result,
@@ -25,7 +26,6 @@ from blended_diffusion.applications.steps import (
     step_folder,
     within,
 )
-from blended_diffusion.applications.tasks import Job
 from blended_diffusion.editing.editor import Edited, FolderEditor
 from blended_diffusion.pictures import gallery
 from blended_diffusion.pictures.inputs import read_photo
@@ -70,7 +70,7 @@ def run_jobs(editor: FolderEditor, jobs: Sequence[Job]) -> Iterator[JobOutcome]:
 
     Args:
         editor ([`FolderEditor`]): makes the pictures.
-        jobs (`Sequence[Job]`): as from [`~blended_diffusion.applications.tasks.read_jobs`].
+        jobs (`Sequence[Job]`): as from [`~blended_diffusion.applications.job_files.read_jobs`].
 
     Yields:
         [`JobOutcome`]: of each job when it is done.
@@ -114,7 +114,7 @@ def run_job(editor: FolderEditor, job: Job) -> JobOutcome:
         if isinstance(done, Edited):
             distance, seed = done.clip_distances[0], done.seeds[0]
     best = {"picture": str(picture.relative_to(editor.folder)), "clip_distance": distance, "seed": seed}
-    note = {"wish": wish_of(editor, job), "inputs": inputs, "best": best}
+    note = {"wish": request_of(editor, job), "inputs": inputs, "best": best}
     gallery.write_text(json.dumps(note, indent=2) + "\n", own.folder / NOTE)
     return JobOutcome(job.name, job.where, str(job.image), "made", **best)
 
@@ -123,10 +123,10 @@ def finished(editor: FolderEditor, job: Job) -> JobOutcome | None:
     """What became of a job that is finished, without decoding a picture; `None` if it is not or has changed."""
     try:
         note = json.loads((editor.folder / job.name / NOTE).read_text(encoding="utf-8"))
-        best, inputs, wish = note["best"], note["inputs"], note["wish"]
+        best, inputs, request = note["best"], note["inputs"], note["wish"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if wish != json.loads(json.dumps(wish_of(editor, job))) or not (editor.folder / best["picture"]).exists():
+    if request != json.loads(json.dumps(request_of(editor, job))) or not (editor.folder / best["picture"]).exists():
         return None
     if set(inputs) != {str(path) for path in files_of(job)}:
         return None
@@ -135,10 +135,10 @@ def finished(editor: FolderEditor, job: Job) -> JobOutcome | None:
     return JobOutcome(job.name, job.where, str(job.image), "kept", **best)
 
 
-def wish_of(editor: FolderEditor, job: Job) -> dict[str, Any]:
+def request_of(editor: FolderEditor, job: Job) -> dict[str, Any]:
     """All that decides a job's pictures, but for its files' contents."""
     shared = {"model": editor.model.sha256, "seed": editor.seed, "num_images": editor.num_images, "stem": editor.stem}
-    return {**job.wish, **shared}
+    return {**job.as_written, **shared}
 
 
 def files_of(job: Job) -> list[Path]:

@@ -1,7 +1,7 @@
 """Several edits of one picture, one after another, each on the best picture of the one before.
 
 What belongs here is what a step's picture is, where it is kept, and what may follow on it. What people may write in a
-step belongs to `tasks`, the edits to the editor and the other applications.
+step belongs to `step_files`, the edits to the editor and the other applications.
 """
 
 import copy
@@ -15,14 +15,15 @@ import PIL.Image
 import PIL.ImageOps
 from diffusers.utils import make_image_grid
 
-from blended_diffusion import masks
 from blended_diffusion.applications.regions import Region, edit_regions
-from blended_diffusion.applications.tasks import DrawnMask, Step, application_of, parse_steps
+from blended_diffusion.applications.registry import application_of
+from blended_diffusion.applications.step_files import Step, parse_steps
 from blended_diffusion.editing.edit import Edit
 from blended_diffusion.editing.editor import Edited, Editor, FolderEditor
+from blended_diffusion.masks.source import MaskSource, look_at_mask
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import gallery
-from blended_diffusion.pictures.inputs import Mask, Photo, read_mask, read_photo
+from blended_diffusion.pictures.inputs import Mask, Photo, read_photo
 from blended_diffusion.pictures.whole_files import whole_file
 
 
@@ -88,7 +89,7 @@ def run_step(editor: Editor, photo: Photo, step: Step) -> Edited | PIL.Image.Ima
     """
     if step.regions:
         regions = [
-            Region(look_at_mask(mask, photo, argument=f"mask of region {number}"), prompt)
+            Region(look_at_mask(mask, photo.image, argument=f"mask of region {number}"), prompt)
             for number, (mask, prompt) in enumerate(step.regions, start=1)
         ]
         return edit_regions(editor, photo, regions, EditSettings(**{"prompt": "", **step.settings}))
@@ -128,11 +129,11 @@ def check_step(editor: Editor, photo: Photo, step: Step, size_is_known: bool = T
     """Raises a `ValueError` for what is wrong with a step, without taking it. Nothing is written."""
     settings = EditSettings(**{"prompt": "", **step.settings})
     # what a network finds it finds in the picture that the step is given
-    later = {name for name, mask in masks_of(step).items() if isinstance(mask, DrawnMask) and mask.needs_network}
+    later = {name for name, mask in masks_of(step).items() if isinstance(mask, MaskSource) and mask.needs_network}
     found = {}
     for name, mask in masks_of(step).items():
         if size_is_known and name not in later:
-            found[name] = look_at_mask(mask, photo, inverted(step), name)
+            found[name] = look_at_mask(mask, photo.image, inverted(step), name)
     if size_is_known and not later and not step.regions and step.application is None:
         # all that is asked of an edit before its first picture
         Edit.prepare(editor.model, photo, found.get("mask"), settings)
@@ -149,7 +150,7 @@ def inverted(step: Step) -> bool:
     return step.settings.get("invert_mask", False)
 
 
-def masks_of(step: Step) -> dict[str, Path | PIL.Image.Image | DrawnMask]:
+def masks_of(step: Step) -> dict[str, Path | PIL.Image.Image | MaskSource]:
     """A step's masks and what to call them: of an application, its parameters' names."""
     named = {f"mask of region {number}": mask for number, (mask, _) in enumerate(step.regions, start=1)}
     if step.mask is not None:
@@ -231,55 +232,9 @@ def keep_picture(editor: Editor, image: PIL.Image.Image, file: str) -> Photo:
     return Photo(image, None, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def look_at_mask(
-    value: Path | PIL.Image.Image | DrawnMask, photo: Photo, invert: bool = False, argument: str = "mask"
-) -> Mask:
-    """The mask of a file, a picture or a description, in memory.
-
-    Raises:
-        ValueError: it cannot be used.
-    """
-    if isinstance(value, Path):
-        return read_mask(value, photo.image.size, invert, argument)
-    image = draw_mask(value, photo) if isinstance(value, DrawnMask) else value
-    image = image.convert("L").point([0] * 128 + [255] * 128)
-    if image.size != photo.image.size:
-        raise ValueError(
-            f"{argument} is {image.width}×{image.height} pixels (width×height) and the picture is"
-            f" {photo.image.width}×{photo.image.height}; they must be the same size."
-        )
-    image = PIL.ImageOps.invert(image) if invert else image
-    if image.getbbox() is None:
-        raise ValueError(f"{argument} leaves nothing to edit; paint {'black' if invert else 'white'} what is to be.")
-    return Mask(image, Path("in memory"), hashlib.sha256(image.tobytes()).hexdigest())
-
-
-def draw_mask(drawn: DrawnMask, photo: Photo) -> PIL.Image.Image:
-    """The mask that is described, of mode `L` and the photo's size.
-
-    Raises:
-        ValueError: it cannot be made.
-    """
-    image, size = photo.image, photo.image.size
-    options = {key: value for key in ("model", "threshold") if (value := getattr(drawn, key)) is not None}
-    value = getattr(drawn, drawn.kind)
-    if drawn.kind in ("alpha", "difference") and isinstance(value, Path):
-        value = read_photo(value, drawn.kind, size).image
-    made = {
-        "file": lambda: look_at_mask(value, photo).image,
-        "alpha": lambda: masks.from_alpha(value),
-        "difference": lambda: masks.from_difference(image, value),
-        "box": lambda: masks.from_box(size, value),
-        "polygon": lambda: masks.from_polygon(size, value),
-        "click": lambda: masks.from_click(image, value, **options),
-        "words": lambda: masks.from_words(image, value, **options),
-    }
-    return masks.grow(made[drawn.kind](), drawn.grow)
-
-
 def find_mask(
     editor: Editor,
-    value: Path | PIL.Image.Image | DrawnMask,
+    value: Path | PIL.Image.Image | MaskSource,
     photo: Photo,
     file: str = "mask.png",
     argument: str = "mask",
@@ -290,7 +245,7 @@ def find_mask(
     Raises:
         ValueError: it cannot be used, or the folder holds pictures that were made from another one.
     """
-    mask = look_at_mask(value, photo, invert, argument)
+    mask = look_at_mask(value, photo.image, invert, argument)
     if isinstance(value, Path) or not isinstance(editor, FolderEditor):
         return mask
     # as it is before it is inverted: the record says that it is to be

@@ -65,7 +65,7 @@ def batch(
     What is finished is kept and only looked up. A job that cannot be done is told in one sentence and does not stop
     the others; if there are any, the exit code is 1. Flags are for jobs that do not say otherwise.
     """
-    from blended_diffusion.applications.tasks import read_jobs
+    from blended_diffusion.applications.job_files import read_jobs
 
     if mask_prompt is None and (grow or mask_prompt_model):
         name = "--grow" if grow else "--mask-prompt-model"

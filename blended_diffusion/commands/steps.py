@@ -51,7 +51,7 @@ def steps(
     stand in it. Everything is checked before the first step is taken. Each step's pictures are kept in a folder of its
     own, and overview.png shows them all.
     """
-    from blended_diffusion.applications.tasks import read_steps
+    from blended_diffusion.applications.step_files import read_steps
     from blended_diffusion.pictures import inputs
 
     wanted = read_steps(file, "FILE")

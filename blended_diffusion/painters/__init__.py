@@ -2,7 +2,7 @@
 
 - `painter`: all that `editing` asks of whoever fills a region; `choice`: which painter a model is for.
 - `blended_diffusion`: Blended Diffusion as a painter, in one window or several, for one region or several.
-- `settings`: what can be wanted of an edit.
+- `settings`: what can be wanted of an edit; `limits`: which values that may have.
 - `variants`: the one way to make a pipeline of another; `regions`: one for several regions in one denoising pass;
   `windows`: one for a region larger than the network's pictures.
 - `shrinking_masks`: a mask that begins larger and shrinks over the steps.

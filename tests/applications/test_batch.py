@@ -13,7 +13,7 @@ import torch
 
 from blended_diffusion.applications import batch as jobs_module
 from blended_diffusion.applications.batch import run_jobs, write_summary
-from blended_diffusion.applications.tasks import read_jobs
+from blended_diffusion.applications.job_files import read_jobs
 from blended_diffusion.cli import main
 from blended_diffusion.editing.candidates import make_candidates
 from blended_diffusion.editing.editor import FolderEditor

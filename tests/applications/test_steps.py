@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from blended_diffusion import masks
-from blended_diffusion.applications import tasks
 from blended_diffusion.applications.regions import Region, edit_regions
-from blended_diffusion.applications.steps import look_at_mask, overview, run_steps
+from blended_diffusion.applications.registry import APPLICATIONS
+from blended_diffusion.applications.step_files import parse_step
+from blended_diffusion.applications.steps import overview, run_steps
 from blended_diffusion.cli import main
 from blended_diffusion.editing.candidates import make_candidates
 from blended_diffusion.editing.editor import Editor, FolderEditor
 from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.records import read_record
+from blended_diffusion.masks.source import look_at_mask
 from blended_diffusion.models import load_model
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures.inputs import Mask, Photo, read_photo
@@ -125,7 +127,7 @@ class TestInMemory:
         other.save("other.png")
         cut.putalpha(box(*RIGHT))
         cut.save("cut.png")
-        mask = look_at_mask(tasks.parse_step({"prompt": "rock", "mask": described}).mask, photo).image
+        mask = look_at_mask(parse_step({"prompt": "rock", "mask": described}).mask, photo.image).image
         np.testing.assert_array_equal(pixels(mask), pixels(expected(photo.image)))
 
     def test_a_step_may_say_how_many_pictures_and_which(self, tiny_pipe, files):
@@ -140,7 +142,7 @@ class TestInMemory:
             painted.paste(colour, mask=mask.image)
             return painted
 
-        monkeypatch.setitem(tasks.APPLICATIONS, "paint", paint)
+        monkeypatch.setitem(APPLICATIONS, "paint", paint)
         photo, editor = PIL.Image.open("photo.png").convert("RGB"), Editor(tiny_pipe)
         step = {"application": "paint", "mask": "left.png", "colour": "red", "invert_mask": True}
         (done,) = run_steps(editor, photo, [step])
@@ -157,7 +159,7 @@ class TestInMemory:
             wide.paste(image.image)
             return wide
 
-        monkeypatch.setitem(tasks.APPLICATIONS, "widen", widen)
+        monkeypatch.setitem(APPLICATIONS, "widen", widen)
         wide_mask = PIL.Image.new("L", (50, 30))
         wide_mask.paste(255, (36, 8, 48, 22))
         steps = [{"application": "widen", "by": 10, "like": "photo.png"}, {"mask": wide_mask, "prompt": "rock"}]
@@ -275,7 +277,7 @@ class TestInAFolder:
         assert Path("out/step_01/result.png").read_bytes() == kept
 
     def test_an_application_that_edits_nothing_has_a_result_too(self, folder_editor, files, monkeypatch):
-        monkeypatch.setitem(tasks.APPLICATIONS, "turn", lambda editor, image: image.image.rotate(180))
+        monkeypatch.setitem(APPLICATIONS, "turn", lambda editor, image: image.image.rotate(180))
         (done,) = run_steps(folder_editor(), read_photo("photo.png"), [{"application": "turn"}])
         np.testing.assert_array_equal(pixels("out/step_01/result.png"), pixels(done))
         np.testing.assert_array_equal(pixels(done), pixels("photo.png")[::-1, ::-1])
