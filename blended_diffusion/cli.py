@@ -10,20 +10,20 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from blended_diffusion.commands.background import background
-from blended_diffusion.commands.batch import batch
+from blended_diffusion.commands.background import background_command
+from blended_diffusion.commands.batch import batch_command
 from blended_diffusion.commands.convert import as_flags, convert_command
-from blended_diffusion.commands.edit import EDIT_HELP, edit
-from blended_diffusion.commands.extend import extend
-from blended_diffusion.commands.interpolate import interpolate
-from blended_diffusion.commands.mask import mask
-from blended_diffusion.commands.reconstruct import reconstruct
-from blended_diffusion.commands.regions import regions
-from blended_diffusion.commands.remove import remove
-from blended_diffusion.commands.replay import replay
+from blended_diffusion.commands.edit import EDIT_HELP, edit_command
+from blended_diffusion.commands.extend import extend_command
+from blended_diffusion.commands.interpolate import interpolate_command
+from blended_diffusion.commands.mask import mask_command
+from blended_diffusion.commands.reconstruct import reconstruct_command
+from blended_diffusion.commands.regions import regions_command
+from blended_diffusion.commands.remove import remove_command
+from blended_diffusion.commands.replay import replay_command
 from blended_diffusion.commands.running import show
-from blended_diffusion.commands.steps import steps
-from blended_diffusion.commands.video import video
+from blended_diffusion.commands.steps import steps_command
+from blended_diffusion.commands.video import video_command
 from blended_diffusion.editing import processes
 
 
@@ -37,8 +37,8 @@ app = typer.Typer(
 )
 
 
-def print_version(wanted: bool) -> None:
-    if wanted:
+def print_version(asked: bool) -> None:
+    if asked:
         from blended_diffusion import __version__
 
         typer.echo(f"blended-diffusion {__version__}")
@@ -57,18 +57,18 @@ def blended_diffusion(
     """
 
 
-app.command(help=EDIT_HELP)(edit)
-app.command()(background)
-app.command()(mask)
-app.command()(remove)
-app.command()(extend)
-app.command()(interpolate)
-app.command()(reconstruct)
-app.command()(video)
-app.command()(regions)
-app.command()(steps)
-app.command()(batch)
-app.command()(replay)
+app.command("edit", help=EDIT_HELP)(edit_command)
+app.command("background")(background_command)
+app.command("mask")(mask_command)
+app.command("remove")(remove_command)
+app.command("extend")(extend_command)
+app.command("interpolate")(interpolate_command)
+app.command("reconstruct")(reconstruct_command)
+app.command("video")(video_command)
+app.command("regions")(regions_command)
+app.command("steps")(steps_command)
+app.command("batch")(batch_command)
+app.command("replay")(replay_command)
 app.command("convert")(convert_command)
 
 

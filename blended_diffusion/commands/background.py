@@ -1,60 +1,48 @@
 """`blended-diffusion background`: another background behind what the mask keeps."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated
 
 from blended_diffusion.commands.finished import write_finished
-from blended_diffusion.commands.flags import (
-    INPUT,
-    METHOD,
-    BatchSize,
-    ClipScale,
-    Device,
-    Dtype,
-    Grow,
-    InitImage,
-    ModelName,
-    NegativePrompt,
-    NumImages,
-    OutputPath,
-    Quiet,
-    Resume,
-    Seed,
-    Steps,
-    Strength,
-    Strip,
-    Vid,
-    VidFormat,
-    flag,
-    scale,
-)
+from blended_diffusion.commands.flags import FilmFlags, InitImage, MachineFlags, MethodFlags, OutputFlags, Quiet
+from blended_diffusion.commands.groups import INPUT, METHOD, flag, with_groups
 from blended_diffusion.commands.masking import MaskFlags
+from blended_diffusion.commands.parsers import Places, distance
 from blended_diffusion.commands.running import hint_at_words, open_editor
 
 
-def background(
-    prompt: Annotated[str, flag(INPUT, "--prompt -p", "What the background should show.", "WORDS")],
-    init_image: InitImage,
+@dataclass(frozen=True)
+class ForegroundFlags(MaskFlags):
+    """What stays."""
+
     mask: Annotated[
         str | None,
         flag(INPUT, "--mask", "White is the foreground and stays, black is painted; of the photo's size.", "FILE"),
-    ] = None,
+    ] = None
     mask_prompt: Annotated[
         str | None, flag(INPUT, "--mask-prompt", "Keep what these words name, as CLIPSeg sees it.", "WORDS")
-    ] = None,
-    grow: Grow = 0.0,
-    invert_mask: Annotated[bool, flag(INPUT, "--invert_mask", "The mask's black is the foreground.")] = False,
-    negative_prompt: NegativePrompt = None,
-    output_path: OutputPath = "output",
-    num_images: NumImages = 4,
-    seed: Seed = 404,
-    resume: Resume = False,
-    vid: Vid = False,
-    vid_format: VidFormat = "mp4",
-    strip: Strip = None,
-    num_inference_steps: Steps = None,
-    strength: Strength = None,
-    clip_guidance_scale: ClipScale = None,
+    ] = None
+    invert_mask: Annotated[bool, flag(INPUT, "--invert_mask", "The mask's black is the foreground.")] = False
+    # there are no such flags
+    mask_alpha: str | None = None
+    mask_difference: str | None = None
+    box: Places | None = None
+    polygon: Places | None = None
+    click: Places | None = None
+    mask_threshold: float | None = None
+    mask_prompt_model: str | None = None
+    click_model: str | None = None
+
+
+@with_groups
+def background_command(
+    prompt: Annotated[str, flag(INPUT, "--prompt -p", "What the background should show.", "WORDS")],
+    init_image: InitImage,
+    mask: ForegroundFlags,
+    output: OutputFlags,
+    films: FilmFlags,
+    method: MethodFlags,
+    machine: MachineFlags,
     edge: Annotated[
         float | None,
         flag(
@@ -63,13 +51,9 @@ def background(
             "How far the soft edge reaches to either side of the mask's; more for hair. [default: a hundredth of the"
             " photo's shorter side]",
             "PIXELS",
-            scale,
+            distance,
         ),
     ] = None,
-    model: ModelName = "bundled",
-    batch_size: BatchSize = 4,
-    device: Device = None,
-    dtype: Dtype = None,
     quiet: Quiet = False,
 ) -> None:
     """Paint another background behind a foreground that keeps soft edges.
@@ -77,33 +61,24 @@ def background(
     The background is painted in edit/ of the output folder, as by `edit`; results/ holds the pictures with the
     foreground put back, best first, matte.png how much of each pixel that is.
     """
-    wanted = MaskFlags(mask=mask, mask_prompt=mask_prompt, grow=grow, invert_mask=invert_mask)
-    if not wanted.sources:
+    if not mask.sources:
         raise ValueError("--mask is missing; say with it or with --mask-prompt what the foreground is.")
 
     from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
-    foreground = None if wanted.needs_network else wanted.read(photo)
+    foreground = None if mask.needs_network else mask.read(photo)
 
     from blended_diffusion import masks
     from blended_diffusion.applications.background import matte, replace_background
     from blended_diffusion.painters.settings import EditSettings
     from blended_diffusion.pictures import gallery
 
-    folder = Path(output_path)
-    film = vid_format if vid else None
-    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
+    editor = open_editor(output, machine, quiet, films)
     hint_at_words(editor.model, prompt)
-    foreground = wanted.read(photo, editor.model.pipe.device) if foreground is None else foreground
+    foreground = mask.read(photo, editor.model.pipe.device) if foreground is None else foreground
     keep = inputs.picture_of(foreground)
-    settings = EditSettings(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        num_inference_steps=num_inference_steps,
-        strength=strength,
-        clip_guidance_scale=clip_guidance_scale,
-    )
+    settings = EditSettings(prompt=prompt, **method.settings)
     edited = replace_background(editor, photo, keep, settings, edge, "edit")
-    gallery.write_png(matte(photo.image, keep, edge), folder / "matte.png")
-    write_finished(folder, photo, masks.invert(keep), edited, prompt, quiet)
+    gallery.write_png(matte(photo.image, keep, edge), output.folder / "matte.png")
+    write_finished(output.folder, photo, masks.invert(keep), edited, prompt, quiet)

@@ -1,68 +1,38 @@
 """`blended-diffusion extend`: a picture grown past its border."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from blended_diffusion.commands.flags import (
-    INPUT,
-    METHOD,
-    BatchSize,
-    ClipScale,
-    Device,
-    Dtype,
-    InitImage,
-    ModelName,
-    NegativePrompt,
-    NumImages,
-    OutputPath,
-    Quiet,
-    Resume,
-    Seed,
-    Steps,
-    Strength,
-    Strip,
-    Vid,
-    VidFormat,
-    count,
-    flag,
-    one_of,
-    whole_number,
-)
+from blended_diffusion.commands.flags import FilmFlags, InitImage, MachineFlags, MethodFlags, OutputFlags, Quiet
+from blended_diffusion.commands.groups import INPUT, METHOD, flag, with_groups
+from blended_diffusion.commands.parsers import at_least, one_of
 from blended_diffusion.commands.running import hint_at_words, open_editor
 from blended_diffusion.painters.settings import EditSettings
 
 
-def pixels(side: str) -> object:
-    return flag(INPUT, f"--{side}", f"By how many pixels to grow at the {side}.", "PIXELS", whole_number(0))
+def growth_flag(side: str) -> Any:
+    return flag(INPUT, f"--{side}", f"By how many pixels to grow at the {side}.", "PIXELS", at_least(0))
 
 
-def words(side: str) -> object:
+def words_flag(side: str) -> Any:
     return flag(INPUT, f"--prompt-{side}", f"What the {side} should show. [default: as --prompt]", "WORDS")
 
 
-def extend(
+@with_groups
+def extend_command(
     init_image: InitImage,
-    left: Annotated[int, pixels("left")] = 0,
-    right: Annotated[int, pixels("right")] = 0,
-    top: Annotated[int, pixels("top")] = 0,
-    bottom: Annotated[int, pixels("bottom")] = 0,
+    left: Annotated[int, growth_flag("left")] = 0,
+    right: Annotated[int, growth_flag("right")] = 0,
+    top: Annotated[int, growth_flag("top")] = 0,
+    bottom: Annotated[int, growth_flag("bottom")] = 0,
     prompt: Annotated[
         str, flag(INPUT, "--prompt -p", "What the new parts should show; left out, the picture goes on.", "WORDS")
     ] = "",
-    prompt_left: Annotated[str | None, words("left")] = None,
-    prompt_right: Annotated[str | None, words("right")] = None,
-    prompt_top: Annotated[str | None, words("top")] = None,
-    prompt_bottom: Annotated[str | None, words("bottom")] = None,
-    negative_prompt: NegativePrompt = None,
-    output_path: OutputPath = "output",
-    num_images: NumImages = 4,
-    seed: Seed = 404,
-    resume: Resume = False,
-    vid: Vid = False,
-    vid_format: VidFormat = "mp4",
-    strip: Strip = None,
+    prompt_left: Annotated[str | None, words_flag("left")] = None,
+    prompt_right: Annotated[str | None, words_flag("right")] = None,
+    prompt_top: Annotated[str | None, words_flag("top")] = None,
+    prompt_bottom: Annotated[str | None, words_flag("bottom")] = None,
     window: Annotated[
         int | None,
         flag(
@@ -71,7 +41,7 @@ def extend(
             "Side of the square that the model sees at a time, half of it new at most. [default: the photo's shorter"
             " side]",
             "PIXELS",
-            count,
+            at_least(1),
         ),
     ] = None,
     prompt_area: Annotated[
@@ -85,13 +55,11 @@ def extend(
             one_of("all", "middle"),
         ),
     ] = "all",
-    num_inference_steps: Steps = None,
-    strength: Strength = None,
-    clip_guidance_scale: ClipScale = None,
-    model: ModelName = "bundled",
-    batch_size: BatchSize = 4,
-    device: Device = None,
-    dtype: Dtype = None,
+    *,
+    output: OutputFlags,
+    films: FilmFlags,
+    method: MethodFlags,
+    machine: MachineFlags,
     quiet: Quiet = False,
 ) -> None:
     """Grow a photo on any of its sides, with words for each of them; its own pixels stay as they are.
@@ -109,23 +77,16 @@ def extend(
 
     check_growth(left, right, top, bottom)
     find_window(photo.image.size, window)
-    folder = Path(output_path)
-    film = vid_format if vid else None
-    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
+    folder = output.folder
+    editor = open_editor(output, machine, quiet, films)
     sides = (prompt_left, prompt_right, prompt_top, prompt_bottom)
-    said = list(dict.fromkeys(words for words in (prompt, *sides) if words))
-    hint_at_words(editor.model, " ".join(said))
+    prompts = list(dict.fromkeys(words for words in (prompt, *sides) if words))
+    hint_at_words(editor.model, " ".join(prompts))
 
-    settings = EditSettings(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        num_inference_steps=num_inference_steps,
-        strength=strength,
-        clip_guidance_scale=clip_guidance_scale,
-    )
+    settings = EditSettings(prompt=prompt, **method.settings)
     result = extend(editor, photo, left, right, top, bottom, settings, *sides, window, prompt_area)
     gallery.write_png(result, folder / "extended.png", photo.icc_profile)
-    sheet = gallery.extended(photo.image, result, left, top, " · ".join(said) or "without words")
+    sheet = gallery.extended(photo.image, result, left, top, " · ".join(prompts) or "without words")
     gallery.write_png(sheet, folder / "before_after.png", photo.icc_profile)
     if not quiet:
         typer.echo(f"the whole: {folder / 'extended.png'}, {folder / 'before_after.png'}")

@@ -1,37 +1,26 @@
 """`blended-diffusion interpolate`: a film from one prompt to another."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from blended_diffusion.commands.flags import (
-    INPUT,
-    OUTPUT,
-    BatchSize,
-    ClipScale,
     Context,
-    Device,
-    Dtype,
     InitImage,
-    ModelName,
-    NegativePrompt,
-    NumImages,
-    OutputPath,
+    MachineFlags,
+    MethodFlags,
+    OutputFlags,
     Quiet,
-    Resume,
-    Seed,
-    Steps,
-    Strength,
-    VidFormat,
-    flag,
-    whole_number,
+    VideoFormat,
 )
+from blended_diffusion.commands.groups import INPUT, OUTPUT, flag, with_groups
+from blended_diffusion.commands.parsers import at_least
 from blended_diffusion.commands.running import hint_at_words, open_editor
 from blended_diffusion.painters.settings import EditSettings
 
 
-def interpolate(
+@with_groups
+def interpolate_command(
     prompt: Annotated[str, flag(INPUT, "--prompt -p", "What the first frame should show.", "WORDS")],
     to: Annotated[str, flag(INPUT, "--to", "What the last frame should show.", "WORDS")],
     init_image: InitImage,
@@ -39,23 +28,15 @@ def interpolate(
         str | None,
         flag(INPUT, "--mask", "White is edited, black is kept; of the photo's size. [default: all is edited]", "FILE"),
     ] = None,
-    negative_prompt: NegativePrompt = None,
     frames: Annotated[
-        int, flag(OUTPUT, "--frames", "How many, the first and the last included.", "N", whole_number(2))
+        int, flag(OUTPUT, "--frames", "How many, the first and the last included.", "N", at_least(2))
     ] = 9,
-    output_path: OutputPath = "output",
-    num_images: NumImages = 4,
-    seed: Seed = 404,
-    resume: Resume = False,
-    vid_format: VidFormat = "mp4",
-    num_inference_steps: Steps = None,
-    strength: Strength = None,
-    clip_guidance_scale: ClipScale = None,
+    *,
+    output: OutputFlags,
+    vid_format: VideoFormat = "mp4",
+    method: MethodFlags,
     context: Context = EditSettings.context,
-    model: ModelName = "bundled",
-    batch_size: BatchSize = 4,
-    device: Device = None,
-    dtype: Dtype = None,
+    machine: MachineFlags,
     quiet: Quiet = False,
 ) -> None:
     """Edit the masked region with words between two prompts, always with the same noise, and make a film of it.
@@ -74,17 +55,10 @@ def interpolate(
     from blended_diffusion.pictures.canvas import Canvas
 
     check_prompts(prompt, to)
-    folder = Path(output_path)
-    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet)
+    folder = output.folder
+    editor = open_editor(output, machine, quiet)
     hint_at_words(editor.model, f"{prompt} {to}")
-    settings = EditSettings(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        num_inference_steps=num_inference_steps,
-        strength=strength,
-        clip_guidance_scale=clip_guidance_scale,
-        context=context,
-    )
+    settings = EditSettings(prompt=prompt, context=context, **method.settings)
     pictures = interpolate(editor, photo, region, settings, to, frames)
 
     view = (0, 0, *photo.image.size)

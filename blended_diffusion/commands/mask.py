@@ -1,49 +1,26 @@
 """`blended-diffusion mask`: a mask without an edit."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blended_diffusion.commands.flags import (
-    OUTPUT,
-    ClickModel,
-    Device,
-    Grow,
-    InitImage,
-    InvertMask,
-    MaskAlpha,
-    MaskBox,
-    MaskClick,
-    MaskDifference,
-    MaskFile,
-    MaskPolygon,
-    MaskPrompt,
-    MaskPromptModel,
-    MaskThreshold,
-    Quiet,
-    flag,
-)
+from blended_diffusion.commands.flags import Device, InitImage, Quiet
+from blended_diffusion.commands.groups import OUTPUT, flag, with_groups
 from blended_diffusion.commands.masking import MaskFlags, keep, preview_of
 
 
-def mask(
+if TYPE_CHECKING:
+    import torch
+
+
+@with_groups
+def mask_command(
     init_image: InitImage,
-    mask: MaskFile = None,
-    mask_alpha: MaskAlpha = None,
-    mask_difference: MaskDifference = None,
-    box: MaskBox = None,
-    polygon: MaskPolygon = None,
-    click: MaskClick = None,
-    mask_prompt: MaskPrompt = None,
-    mask_threshold: MaskThreshold = None,
-    grow: Grow = 0.0,
-    invert_mask: InvertMask = False,
+    mask: MaskFlags,
     output_file: Annotated[
         str, flag(OUTPUT, "--output_file -o", "What to write; the preview is written beside it.", "FILE")
     ] = "mask.png",
-    mask_prompt_model: MaskPromptModel = None,
-    click_model: ClickModel = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -51,26 +28,12 @@ def mask(
 
     The flags are those of `edit`, which makes its masks in the same way.
     """
-    wanted = MaskFlags(
-        mask=mask,
-        mask_alpha=mask_alpha,
-        mask_difference=mask_difference,
-        box=box,
-        polygon=polygon,
-        click=click,
-        mask_prompt=mask_prompt,
-        mask_threshold=mask_threshold,
-        mask_prompt_model=mask_prompt_model,
-        click_model=click_model,
-        grow=grow,
-        invert_mask=invert_mask,
-    )
-    if not wanted.sources:
+    if not mask.sources:
         raise ValueError("There is nothing to make a mask of; give a flag that says where to edit, such as --box.")
     target = Path(output_file)
     if target.suffix != ".png" or target.is_dir():
         raise ValueError(f"--output_file {output_file!r} is no PNG's name; give one, such as mask.png.")
-    read = [Path(path) for path in (init_image, mask, mask_alpha, mask_difference) if path is not None]
+    read = [Path(path) for path in (init_image, *mask.files)]
     for path in (target, preview_of(target)):
         if path.exists() and any(path.samefile(other) for other in read if other.exists()):
             raise ValueError(f"--output_file {output_file!r} would overwrite {str(path)!r}; give another name.")
@@ -78,12 +41,12 @@ def mask(
     from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
-    place = "cpu"
-    if wanted.needs_network:
+    where: torch.device | str = "cpu"
+    if mask.needs_network:
         from blended_diffusion import machine
 
-        place = machine.find_device(device, "--device")
-    made = wanted.read(photo, place)
+        where = machine.find_device(device, "--device")
+    made = mask.read(photo, where)
     keep(made, photo, target, "--output_file's folder")
     if not quiet:
         image = inputs.picture_of(made)

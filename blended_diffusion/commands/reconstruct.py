@@ -1,63 +1,50 @@
 """`blended-diffusion reconstruct`: what the diffusion model keeps of a photo."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from blended_diffusion.commands.flags import (
-    INPUT,
-    METHOD,
-    BatchSize,
     Context,
-    Device,
-    Dtype,
+    FilmFlags,
     InitImage,
-    ModelName,
+    MachineFlags,
     NumImages,
-    OutputPath,
+    OutputFlags,
     Quiet,
-    Resume,
-    Seed,
     Steps,
-    Strip,
-    Vid,
-    VidFormat,
-    flag,
-    share,
 )
+from blended_diffusion.commands.groups import INPUT, METHOD, flag, with_groups
+from blended_diffusion.commands.parsers import setting
 from blended_diffusion.commands.running import open_editor
 from blended_diffusion.painters.settings import EditSettings
 
 
-def shares(text: str) -> tuple[float, ...]:
-    """A parser for numbers above 0 and at most 1 with commas between them."""
-    return tuple(share(part.strip()) for part in text.split(","))
+@dataclass(frozen=True)
+class OneImageFlags(OutputFlags):
+    """Where reconstructions are written, and how many of each strength."""
+
+    num_images: NumImages = 1
 
 
-def reconstruct(
+@with_groups
+def reconstruct_command(
     init_image: InitImage,
     mask: Annotated[
         str | None,
         flag(INPUT, "--mask", "White is reconstructed; of the photo's size. [default: all is]", "FILE"),
     ] = None,
-    output_path: OutputPath = "output",
-    num_images: NumImages = 1,
-    seed: Seed = 404,
-    resume: Resume = False,
-    vid: Vid = False,
-    vid_format: VidFormat = "mp4",
-    strip: Strip = None,
+    *,
+    output: OneImageFlags,
+    films: FilmFlags,
     strength: Annotated[
         str,
         flag(METHOD, "--strength", "How far to go towards noise, up to 1; several with commas between them.", "X,X…"),
     ] = "0.2,0.4,0.6,0.8,1",
     num_inference_steps: Steps = None,
     context: Context = EditSettings.context,
-    model: ModelName = "bundled",
-    batch_size: BatchSize = 4,
-    device: Device = None,
-    dtype: Dtype = None,
+    machine: MachineFlags,
     quiet: Quiet = False,
 ) -> None:
     """Noise a photo to several levels and denoise it without words: what does the model keep of it?
@@ -66,7 +53,7 @@ def reconstruct(
 
     Below each is its peak signal-to-noise ratio (PSNR), which figures.json holds too.
     """
-    strengths = shares(strength)
+    strengths = tuple(setting("strength")(part.strip()) for part in strength.split(","))
 
     from blended_diffusion.pictures import inputs
 
@@ -79,9 +66,8 @@ def reconstruct(
     from blended_diffusion.pictures import gallery
     from blended_diffusion.pictures.canvas import Canvas
 
-    folder = Path(output_path)
-    film = vid_format if vid else None
-    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
+    folder = output.folder
+    editor = open_editor(output, machine, quiet, films)
     settings = EditSettings(prompt="", num_inference_steps=num_inference_steps, context=context)
     found = reconstruct(editor, photo, region, strengths, settings)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blended_diffusion.commands.flags import INPUT, MACHINE, OUTPUT, Device, Quiet, flag
+from blended_diffusion.commands.flags import Device, Quiet
+from blended_diffusion.commands.groups import INPUT, MACHINE, OUTPUT, flag
 from blended_diffusion.commands.running import load
 from blended_diffusion.editing.made_with import MadeWith
 
@@ -57,7 +58,7 @@ def verdict(difference: int | None, changed: list[str]) -> str:
     return f"not the same: pixels differ by up to {difference} of 255{reason}"
 
 
-def replay(
+def replay_command(
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="A PNG that `edit` made.")],
     init_image: Annotated[
         str | None, flag(INPUT, "--init_image -i", "The photo. [default: where it was]", "FILE")
@@ -98,9 +99,9 @@ def replay(
     from blended_diffusion.painters.memory import MemorySaving
     from blended_diffusion.pictures import gallery
 
-    place = machine.find_device(device, "--device")
+    found_device = machine.find_device(device, "--device")
     machine.be_reproducible(record.made_with.threads)
-    loaded = load(model or record.model.name, machine.find_dtype(record.made_with.dtype), place)
+    loaded = load(model or record.model.name, machine.find_dtype(record.made_with.dtype), found_device)
     refuse_changed(record.model, loaded.sha256, loaded.name, "--model")
 
     job = Edit.prepare(loaded, photo, region, record.settings)
@@ -108,7 +109,7 @@ def replay(
     way.apply(job.model.pipe)
     job.model.pipe.set_progress_bar_config(disable=quiet, desc="steps")
     candidate = make_again(job, record)
-    made_with = replace(MadeWith.on(place, loaded.pipe.unet.dtype), **asdict(way))
+    made_with = replace(MadeWith.on(found_device, loaded.pipe.unet.dtype), **asdict(way))
     again = job.finish(candidate)
     gallery.write_png(again, target, photo.icc_profile, to_json(job.record(candidate, made_with)))
     if not quiet:

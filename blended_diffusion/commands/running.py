@@ -5,7 +5,6 @@ What belongs here shows and calls. The flags are in `flags`.
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,6 +16,7 @@ from blended_diffusion.editing.made_with import MadeWith
 if TYPE_CHECKING:
     import torch
 
+    from blended_diffusion.commands.flags import FilmFlags, MachineFlags, OutputFlags
     from blended_diffusion.editing.edit import Edit
     from blended_diffusion.editing.editor import FolderEditor
     from blended_diffusion.editing.processes import Team, Worker
@@ -55,7 +55,7 @@ class Load:
     Attributes:
         name (`str`): of the model.
         dtype (`torch.dtype`, *optional*): of its networks; what suits the device if left out.
-        device (`str`, *optional*): the kind that is wanted.
+        device (`str`, *optional*): the kind that was asked for.
         threads (`int`): how many the first process uses on the CPU, where sums are split among them.
         gradient_checkpointing (`bool`): of the UNet.
     """
@@ -69,11 +69,11 @@ class Load:
     def __call__(self, worker: "Worker") -> None:
         from blended_diffusion import machine
 
-        place = machine.find_device(self.device, "--device")
+        device = machine.find_device(self.device, "--device")
         machine.be_reproducible(self.threads)
-        model = load(self.name, self.dtype, place, self.gradient_checkpointing)
+        model = load(self.name, self.dtype, device, self.gradient_checkpointing)
         model.pipe.set_progress_bar_config(disable=True)
-        worker.tools = (model, MadeWith.on(place, model.pipe.unet.dtype))
+        worker.tools = (model, MadeWith.on(device, model.pipe.unet.dtype))
 
 
 def find_team(device: str | None, gpu_id: int | None = None) -> "Team":
@@ -97,11 +97,11 @@ def load_in_all(
     team: "Team",
     name: str,
     dtype: "torch.dtype | None",
-    device: str | None,
-    place: "torch.device",
+    asked_device: str | None,
+    device: "torch.device",
     gradient_checkpointing: bool = False,
 ) -> "Model":
-    """The model `name`, on `place` in this process, and on a device of its own in each of the others.
+    """The model `name`, on `device` in this process, and in each of the others on its own of the kind asked for.
 
     Raises:
         ValueError: there is no such model.
@@ -111,9 +111,9 @@ def load_in_all(
 
     from blended_diffusion.editing.processes import EXPECTED_ERRORS, Done, problems
 
-    team.ask(Load(name, dtype, device, torch.get_num_threads(), gradient_checkpointing))
+    team.ask(Load(name, dtype, asked_device, torch.get_num_threads(), gradient_checkpointing))
     try:
-        model = load(name, dtype, place, gradient_checkpointing)
+        model = load(name, dtype, device, gradient_checkpointing)
     except EXPECTED_ERRORS as error:
         team.say(Done(error))
         raise
@@ -178,40 +178,46 @@ def make_all(job: "Edit", results: "Results", seeds: list[int], keep: bool, quie
     return entries
 
 
-def open_editor(
-    folder: Path,
-    model: str,
-    device: str | None,
-    dtype: str | None,
-    seed: int,
-    num_images: int,
-    batch_size: int,
-    resume: bool,
-    quiet: bool,
-    film: str | None = None,
-    strip: int | None = None,
-) -> "FolderEditor":
-    """The editor that writes into `folder`, with the model on its device: what the flags of these names ask for.
+def note_another_machine(earlier: MadeWith, now: MadeWith) -> None:
+    """Says in what the machine of an earlier run differs, whose pictures are kept."""
+    if changed := earlier.differences(now):
+        show(
+            f"note: what is finished was made with another {', '.join(changed)}; the rest may differ in its last bits"
+        )
 
-    `film` is the format of `--vid-format` if there is `--vid`, else `None`.
+
+def open_editor(
+    output: "OutputFlags", machine: "MachineFlags", quiet: bool, films: "FilmFlags | None" = None
+) -> "FolderEditor":
+    """The editor that writes where the flags say, with the model on its device.
+
+    Args:
+        output ([`OutputFlags`]), machine ([`MachineFlags`]): as they were given.
+        quiet (`bool`): no progress bars.
+        films ([`FilmFlags`], *optional*): of a command that has such flags.
+
+    Raises:
+        ValueError: there is no such model, device or number format.
+        ChildProcessError: another process could not load the model.
     """
-    from blended_diffusion import machine
+    from blended_diffusion import machine as machines
     from blended_diffusion.editing.editor import FolderEditor
 
-    team = find_team(device)
-    place = machine.find_device(device, "--device")
-    machine.be_reproducible()
-    loaded = load_in_all(team, model, machine.find_dtype(dtype, "--dtype"), device, place)
+    team = find_team(machine.device)
+    device = machines.find_device(machine.device, "--device")
+    machines.be_reproducible()
+    dtype = machines.find_dtype(machine.dtype, "--dtype")
+    model = load_in_all(team, machine.model, dtype, machine.device, device)
     return FolderEditor(
-        loaded,
-        folder,
-        MadeWith.on(place, loaded.pipe.unet.dtype),
-        seed=seed,
-        num_images=num_images,
-        batch_size=batch_size,
-        resume=resume,
-        film=film,
-        strip=strip,
+        model,
+        output.folder,
+        MadeWith.on(device, model.pipe.unet.dtype),
+        seed=output.seed,
+        num_images=output.num_images,
+        batch_size=machine.batch_size,
+        resume=output.resume,
+        film=None if films is None else films.film,
+        strip=None if films is None else films.strip,
         make=partial(make_all, quiet=quiet),
         argument="--output_path",
         team=team,

@@ -5,44 +5,18 @@ from typing import Annotated
 
 import typer
 
-from blended_diffusion.commands.flags import (
-    OUTPUT,
-    BatchSize,
-    Device,
-    Dtype,
-    InitImage,
-    ModelName,
-    NumImages,
-    OutputPath,
-    Quiet,
-    Seed,
-    Strip,
-    Vid,
-    VidFormat,
-    flag,
-)
+from blended_diffusion.commands.flags import FilmFlags, InitImage, MachineFlags, Quiet, ResumingOutputFlags
+from blended_diffusion.commands.groups import with_groups
 from blended_diffusion.commands.running import hint_at_words, open_editor, show
 
 
-KeepFinished = Annotated[
-    bool, flag(OUTPUT, "--resume/--no-resume", "Keep what is finished already, or make all of it again.")
-]
-
-
-def steps(
+@with_groups
+def steps_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The steps: a YAML or JSON list.")],
     init_image: InitImage,
-    output_path: OutputPath = "output",
-    num_images: NumImages = 4,
-    seed: Seed = 404,
-    resume: KeepFinished = True,
-    vid: Vid = False,
-    vid_format: VidFormat = "mp4",
-    strip: Strip = None,
-    model: ModelName = "bundled",
-    batch_size: BatchSize = 4,
-    device: Device = None,
-    dtype: Dtype = None,
+    output: ResumingOutputFlags,
+    films: FilmFlags,
+    machine: MachineFlags,
     quiet: Quiet = False,
 ) -> None:
     """Edit a photo in several steps, each on the best picture of the one before.
@@ -54,15 +28,14 @@ def steps(
     from blended_diffusion.applications.step_files import read_steps
     from blended_diffusion.pictures import inputs
 
-    wanted = read_steps(file, "FILE")
+    steps = read_steps(file, "FILE")
     photo = inputs.read_photo(init_image, "--init_image")
 
     from blended_diffusion.applications.steps import RESULT, run_steps, step_folder
 
-    folder = Path(output_path)
-    film = vid_format if vid else None
-    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet, film, strip)
-    hint_at_words(editor.model, " ".join(words for step in wanted for words in step.words))
-    run_steps(editor, photo, wanted, Path(file).stem, tell=(lambda _: None) if quiet else show)
+    folder = output.folder
+    editor = open_editor(output, machine, quiet, films)
+    hint_at_words(editor.model, " ".join(words for step in steps for words in step.words))
+    run_steps(editor, photo, steps, Path(file).stem, tell=(lambda _: None) if quiet else show)
     if not quiet:
-        typer.echo(f"the result: {folder / step_folder(len(wanted)) / RESULT}, all steps: {folder / 'overview.png'}")
+        typer.echo(f"the result: {folder / step_folder(len(steps)) / RESULT}, all steps: {folder / 'overview.png'}")

@@ -1,37 +1,32 @@
 """`blended-diffusion video`: a clip, what is painted moved along with it."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from blended_diffusion.commands.flags import (
-    INPUT,
-    METHOD,
-    OUTPUT,
-    BatchSize,
-    ClipScale,
-    Context,
-    Device,
-    Dtype,
-    ModelName,
-    NegativePrompt,
-    OutputPath,
-    Quiet,
-    Resume,
-    Seed,
-    Steps,
-    Strength,
-    count,
-    flag,
-    number,
-    share,
-)
-from blended_diffusion.commands.running import hint_at_words, open_editor, show
+from blended_diffusion.commands.flags import Context, MachineFlags, MethodFlags, OutputFlags, Quiet
+from blended_diffusion.commands.groups import INPUT, METHOD, OUTPUT, flag, with_groups
+from blended_diffusion.commands.parsers import number, setting
+from blended_diffusion.commands.running import hint_at_words, note_another_machine, open_editor, show
+from blended_diffusion.painters.limits import Limit
 from blended_diffusion.painters.settings import EditSettings
 
 
-def video(
+FRAME_RATES = Limit(0, 1000, above_minimum=True)
+
+
+@dataclass(frozen=True)
+class VideoOutputFlags(OutputFlags):
+    """Where frames are written, and how many candidates the first one has."""
+
+    num_images: Annotated[
+        int, flag(OUTPUT, "--num-images", "How many candidates of the first frame.", "N", setting("num_images"))
+    ] = 4
+
+
+@with_groups
+def video_command(
     prompt: Annotated[str, flag(INPUT, "--prompt -p", "What the masked region should show.", "WORDS")],
     video: Annotated[
         str,
@@ -47,13 +42,8 @@ def video(
         ),
     ],
     invert_mask: Annotated[bool, flag(INPUT, "--invert_mask", "Edit the masks' black instead.")] = False,
-    negative_prompt: NegativePrompt = None,
-    output_path: OutputPath = "output",
-    num_images: Annotated[
-        int, flag(OUTPUT, "--num-images", "How many candidates of the first frame.", "N", count)
-    ] = 4,
-    seed: Seed = 404,
-    resume: Resume = False,
+    *,
+    output: VideoOutputFlags,
     fps: Annotated[
         float | None,
         flag(
@@ -61,21 +51,22 @@ def video(
             "--fps",
             "Frames per second of result.mp4. [default: the video's own, 24 for a folder]",
             "X",
-            number(lambda value: 0 < value <= 1000, "a number above 0 and at most 1000"),
+            number(FRAME_RATES.allows, FRAME_RATES),
         ),
     ] = None,
-    num_inference_steps: Steps = None,
-    strength: Strength = None,
+    method: MethodFlags,
     frame_strength: Annotated[
         float | None,
-        flag(METHOD, "--frame-strength", "The strength of the frames after the first. [default: 0.25]", "X", share),
+        flag(
+            METHOD,
+            "--frame-strength",
+            "The strength of the frames after the first. [default: 0.25]",
+            "X",
+            setting("strength"),
+        ),
     ] = None,
-    clip_guidance_scale: ClipScale = None,
     context: Context = EditSettings.context,
-    model: ModelName = "bundled",
-    batch_size: BatchSize = 4,
-    device: Device = None,
-    dtype: Dtype = None,
+    machine: MachineFlags,
     quiet: Quiet = False,
 ) -> None:
     """Edit the masked region of a clip; what is painted moves with the picture.
@@ -96,37 +87,27 @@ def video(
     from blended_diffusion.applications.video.results import VideoRecord, VideoResults, find_record
     from blended_diffusion.editing.records import Origin
 
-    folder = Path(output_path)
+    folder = output.folder
     earlier = find_record(folder, "--output_path")
-    editor = open_editor(folder, model, device, dtype, seed, num_images, batch_size, resume, quiet)
+    editor = open_editor(output, machine, quiet)
     hint_at_words(editor.model, prompt)
     record = VideoRecord(
-        settings=EditSettings(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            num_inference_steps=num_inference_steps,
-            strength=strength,
-            clip_guidance_scale=clip_guidance_scale,
-            invert_mask=invert_mask,
-            context=context,
-        ),
+        settings=EditSettings(prompt=prompt, invert_mask=invert_mask, context=context, **method.settings),
         frame_strength=FRAME_STRENGTH if frame_strength is None else frame_strength,
         clip=Origin(str(clip.path), clip.sha256),
         masks=Origin(str(masks.path), masks.sha256),
         model=Origin(editor.model.name, editor.model.sha256),
-        seed=seed,
-        num_images=num_images,
+        seed=output.seed,
+        num_images=output.num_images,
         frames_per_second=fps or clip.frames_per_second or 24.0,
         made_with=editor.made_with,
         frames=[None] * len(clip),
     )
-    results = VideoResults.open(folder, record, resume, "--output_path")
-    if earlier is not None and not resume and (lost := VideoResults(folder, earlier).num_finished):
+    results = VideoResults.open(folder, record, output.resume, "--output_path")
+    if earlier is not None and not output.resume and (lost := VideoResults(folder, earlier).num_finished):
         show(f"note: making all {len(clip)} frames again; --resume would keep the {lost} that are finished")
-    if earlier is not None and resume and (changed := earlier.made_with.differences(editor.made_with)):
-        show(
-            f"note: what is finished was made with another {', '.join(changed)}; the rest may differ in its last bits"
-        )
+    if earlier is not None and output.resume:
+        note_another_machine(earlier.made_with, editor.made_with)
     editor.model.pipe.set_progress_bar_config(disable=quiet, desc="steps", leave=False)
     frames = edit_video(editor, clip, masks, results.record.settings, record.frame_strength, finished=results.finished)
     with tqdm(total=len(clip), desc="frames", unit="frame", disable=quiet) as bar:
@@ -142,6 +123,6 @@ def video(
     results.write_sheets(clip, masks)
     if not quiet:
         flicker = results.record.flicker
-        said = "" if flicker is None else f", flicker {flicker:.2f} of 255 inside the mask"
-        typer.echo(f"{len(clip)} frames in {folder / 'frames'}{said}")
+        flickering = "" if flicker is None else f", flicker {flicker:.2f} of 255 inside the mask"
+        typer.echo(f"{len(clip)} frames in {folder / 'frames'}{flickering}")
         typer.echo(f"to look at: {folder / 'result.mp4'}, {folder / 'contact_strip.png'}")
