@@ -100,22 +100,24 @@ def run_job(editor: FolderEditor, job: Job) -> JobOutcome:
     """
     photo = read_photo(job.image, "image")
     inputs = fingerprints(job)
-    own = within(editor, job.name, None if job.several else job.steps[0])
+    job_editor = within(editor, job.name, None if job.several else job.steps[0])
     distance = seed = None
     if job.several:
-        run_steps(own, photo, job.steps, job.name)
-        picture = own.folder / step_folder(len(job.steps)) / RESULT
+        run_steps(job_editor, photo, job.steps, job.name)
+        picture = job_editor.folder / step_folder(len(job.steps)) / RESULT
     else:
-        done = run_step(own, photo, job.steps[0])
-        picture = ranked_picture(own, done) if isinstance(done, Edited) and job.steps[0].application is None else None
+        done = run_step(job_editor, photo, job.steps[0])
+        picture = (
+            ranked_picture(job_editor, done) if isinstance(done, Edited) and job.steps[0].application is None else None
+        )
         if picture is None:
-            keep_result(own, done, photo)
-            picture = own.folder / RESULT
+            keep_result(job_editor, done, photo)
+            picture = job_editor.folder / RESULT
         if isinstance(done, Edited):
             distance, seed = done.clip_distances[0], done.seeds[0]
     best = {"picture": str(picture.relative_to(editor.folder)), "clip_distance": distance, "seed": seed}
     note = {"wish": request_of(editor, job), "inputs": inputs, "best": best}
-    gallery.write_text(json.dumps(note, indent=2) + "\n", own.folder / NOTE)
+    gallery.write_text(json.dumps(note, indent=2) + "\n", job_editor.folder / NOTE)
     return JobOutcome(job.name, job.where, str(job.image), "made", **best)
 
 

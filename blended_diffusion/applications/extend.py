@@ -79,11 +79,11 @@ def plan(size: tuple[int, int], left: int, right: int, top: int, bottom: int, wi
         for depth in range(1, count + 1):
             box[edge] = start + outwards * round(amount * depth / count)
             first, last = box[1 - axis], box[3 - axis] - window
-            places = math.ceil((last - first) / (window / 2)) + 1
-            for place in np.linspace(first, last, places).round().astype(int).tolist():
+            windows = math.ceil((last - first) / (window / 2)) + 1
+            for begin in np.linspace(first, last, windows).round().astype(int).tolist():
                 corner = [0, 0]
                 corner[axis] = box[edge] if outwards < 0 else box[edge] - window
-                corner[1 - axis] = place
+                corner[1 - axis] = begin
                 x, y = corner
                 yield GrowingWindow(side, tuple(box), (x, y, x + window, y + window))
 
@@ -158,21 +158,21 @@ def extend(
         new = ~painted[part]
         region = PIL.Image.fromarray((maximum_filter(new, overlap) & ~original[part]).astype(np.uint8) * 255)
         prompt = settings.prompt if prompts[step.side] is None else prompts[step.side]
-        wanted = replace(settings, prompt=prompt)
+        for_window = replace(settings, prompt=prompt)
         name = f"{number:02d}_{step.side}"
         before = PIL.Image.fromarray(pixels[part])
         if prompt and prompt_area == "all":
-            result = edit(before, region, replace(wanted, context=WHOLE_WINDOW), name).best
+            result = edit(before, region, replace(for_window, context=WHOLE_WINDOW), name).best
         else:
             strength = settings.strength if settings.strength is not None and not prompt else CONTINUING_STRENGTH
-            plain = replace(wanted, prompt="", strength=strength, context=WHOLE_WINDOW)
+            plain = replace(for_window, prompt="", strength=strength, context=WHOLE_WINDOW)
             grounds = edit(before, region, plain, f"{name}_ground" if prompt else name).images
             # all of this depth that is in the window is judged, also what the window before has painted
             strip = PIL.Image.new("L", before.size, 255)
             strip.paste(0, tuple(edge - origin for edge, origin in zip(inner_box, (x, y, x, y), strict=True)))
             result = min(grounds, key=lambda ground: misfit(ground, strip))
             if prompt:
-                result = edit(result, oval_in(new), wanted, name).best
+                result = edit(result, oval_in(new), for_window, name).best
         pixels[part] = np.asarray(result)
         painted[part] = True
     return PIL.Image.fromarray(pixels)

@@ -50,8 +50,8 @@ def interpolate(
         region = editor.keep_mask(mask, "")
     made = []
     for index in range(frames):
-        wanted = replace(settings, prompt_to=prompt_to, prompt_blend=index / (frames - 1))
-        made.append(editor.edit(photo, region, wanted, f"frame_{index:03d}"))
+        of_frame = replace(settings, prompt_to=prompt_to, prompt_blend=index / (frames - 1))
+        made.append(editor.edit(photo, region, of_frame, f"frame_{index:03d}"))
     distances = [dict(zip(frame.seeds, frame.clip_distances, strict=True)) for frame in made]
     seed = min(editor.seeds, key=lambda seed: sum(frame[seed] for frame in distances))
     return [frame.images[frame.seeds.index(seed)] for frame in made]

@@ -65,10 +65,10 @@ def run_steps(
     pictures = [photo.image]
     for number, step in enumerate(steps, start=1):
         tell(f"step {number} of {len(steps)}: {step.title}")
-        own = within(editor, step_folder(number), step)
+        step_editor = within(editor, step_folder(number), step)
         try:
-            done = run_step(own, photo, step)
-            photo = keep_result(own, done, photo, within(editor, step_folder(number + 1)))
+            done = run_step(step_editor, photo, step)
+            photo = keep_result(step_editor, done, photo, within(editor, step_folder(number + 1)))
         except ValueError as error:
             raise ValueError(f"step {number}: {error}") from error
         except ArithmeticError as error:
@@ -175,13 +175,13 @@ def step_folder(number: int) -> str:
 
 def within(editor: Editor, name: str, step: Step | None = None) -> Editor:
     """The same editor in a subfolder of its own, with what a step says about its pictures."""
-    own = copy.copy(editor)
-    if isinstance(own, FolderEditor):
-        own.folder = own.folder / name
+    inner = copy.copy(editor)
+    if isinstance(inner, FolderEditor):
+        inner.folder = inner.folder / name
     if step is not None:
-        own.num_images = step.num_images or own.num_images
-        own.seed = own.seed if step.seed is None else step.seed
-    return own
+        inner.num_images = step.num_images or inner.num_images
+        inner.seed = inner.seed if step.seed is None else step.seed
+    return inner
 
 
 def keep_result(

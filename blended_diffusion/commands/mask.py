@@ -41,12 +41,12 @@ def mask_command(
     from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
-    where: torch.device | str = "cpu"
+    found_device: torch.device | str = "cpu"
     if mask.needs_network:
         from blended_diffusion import machine
 
-        where = machine.find_device(device, "--device")
-    made = mask.read(photo, where)
+        found_device = machine.find_device(device, "--device")
+    made = mask.read(photo, found_device)
     keep(made, photo, target, "--output_file's folder")
     if not quiet:
         image = inputs.picture_of(made)

@@ -105,11 +105,11 @@ def replay_command(
     refuse_changed(record.model, loaded.sha256, loaded.name, "--model")
 
     job = Edit.prepare(loaded, photo, region, record.settings)
-    way = MemorySaving(record.made_with.gradient_checkpointing, record.made_with.clip_chunk_size)
-    way.apply(job.model.pipe)
+    memory_saving = MemorySaving(record.made_with.gradient_checkpointing, record.made_with.clip_chunk_size)
+    memory_saving.apply(job.model.pipe)
     job.model.pipe.set_progress_bar_config(disable=quiet, desc="steps")
     candidate = make_again(job, record)
-    made_with = replace(MadeWith.on(found_device, loaded.pipe.unet.dtype), **asdict(way))
+    made_with = replace(MadeWith.on(found_device, loaded.pipe.unet.dtype), **asdict(memory_saving))
     again = job.finish(candidate)
     gallery.write_png(again, target, photo.icc_profile, to_json(job.record(candidate, made_with)))
     if not quiet:

@@ -48,14 +48,18 @@ def evaluate(
     for name in names:
         if name not in METHODS:
             raise ValueError(f"--methods: there is no {name!r}; choose from {', '.join(METHODS)}.")
-    place = machine.find_device(device, "--device")
-    tasks = load_benchmark()
-    chosen = tasks if edits >= len(tasks) else [tasks[number * len(tasks) // edits] for number in range(edits)]
+    found_device = machine.find_device(device, "--device")
+    benchmark = load_benchmark()
+    chosen = (
+        benchmark
+        if edits >= len(benchmark)
+        else [benchmark[number * len(benchmark) // edits] for number in range(edits)]
+    )
     loaded = load_model(model, argument="--model")
-    loaded.pipe.to(place)
+    loaded.pipe.to(found_device)
     loaded.pipe.set_progress_bar_config(disable=True)
-    judge = Judge.load(device=place)
-    networks = [load_lpips("alex", packages, spatial=spatial).to(place) for spatial in (False, True)]
+    judge = Judge.load(device=found_device)
+    networks = [load_lpips("alex", packages, spatial=spatial).to(found_device) for spatial in (False, True)]
     if "local-clip-guided" in names:
         loaded.pipe.lpips = load_lpips("vgg", packages)
     if missing := sorted({task.word for task in chosen} - set(judge.words)):
@@ -69,16 +73,16 @@ def evaluate(
     composites = real_composites()
     real = [reduced(composite, SQUARE_SIDE) for composite in composites]
     summaries = {}
-    for name, own in outcomes.items():
-        summaries[name] = summarise(own)
-        made = squares_of(bench, tasks, own)
+    for name, measured in outcomes.items():
+        summaries[name] = summarise(measured)
+        made = squares_of(bench, benchmark, measured)
         distance, deviation = kernel_distance(real, made, features, subset_size=min(50, len(made)))
         summaries[name].update(kernel_distance=distance, kernel_distance_deviation=deviation)
 
-    words = [task.word for task in tasks for _ in range(COMPOSITES_PER_EDIT)]
+    words = [task.word for task in benchmark for _ in range(COMPOSITES_PER_EDIT)]
     seen = judge.verdicts(composites)
     right = sum(one == other for one, other in zip(seen, words, strict=True))
-    made_with = MadeWith.on(place, loaded.pipe.unet.dtype)
+    made_with = MadeWith.on(found_device, loaded.pipe.unet.dtype)
     arguments = shlex.join(sys.argv[1:])
     about = {
         "command": f"python -m blended_diffusion.evaluation {arguments}",
@@ -86,7 +90,7 @@ def evaluate(
         "judge": f"The judge is right about {right} of {len(words)} real composites of the benchmark.",
         "machine": f"On {made_with.device_name}, {made_with.threads} threads, torch {made_with.torch}.",
     }
-    write_report(output, tasks, outcomes, summaries, about)
+    write_report(output, benchmark, outcomes, summaries, about)
     print((output / "results.md").read_text(encoding="utf-8"))
 
 

@@ -68,7 +68,7 @@ class BenchmarkEdit:
 
 
 def load_benchmark(folder: Path = BENCHMARK_FOLDER) -> list[BenchmarkEdit]:
-    """All tasks, in their order."""
+    """All edits, in their order."""
     with open(folder / "edits.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [
@@ -89,5 +89,5 @@ def real_composites(folder: Path = BENCHMARK_FOLDER) -> list[PIL.Image.Image]:
     with PIL.Image.open(folder / "composites.png") as sheet:
         sheet = sheet.convert("RGB")
     side = COMPOSITE_SIDE
-    places = [(left, top) for top in range(0, sheet.height, side) for left in range(0, sheet.width, side)]
-    return [sheet.crop((left, top, left + side, top + side)) for left, top in places]
+    corners = [(left, top) for top in range(0, sheet.height, side) for left in range(0, sheet.width, side)]
+    return [sheet.crop((left, top, left + side, top + side)) for left, top in corners]

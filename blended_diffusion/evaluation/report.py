@@ -47,9 +47,9 @@ def summarise(outcomes: Sequence[MeasuredEdit]) -> dict:
         "mean": [(outcome.size, outcome.right) for outcome in outcomes],
         "top1_released_rank": [(outcome.size, outcome.right_as_released[:1]) for outcome in outcomes],
     }.items():
-        groups = {"all": sum((own for _, own in flags), [])}
+        groups = {"all": sum((right for _, right in flags), [])}
         for size in SIZES:
-            if chosen := sum((own for own_size, own in flags if own_size == size), []):
+            if chosen := sum((right for its_size, right in flags if its_size == size), []):
                 groups[size] = chosen
         summary[name] = {group: _accuracy(chosen) for group, chosen in groups.items()}
     ranked = [[outcome.probabilities[number] for number in outcome.order] for outcome in outcomes]
@@ -142,14 +142,16 @@ def plot_accuracy(summaries: dict[str, dict], outcomes: dict[str, list[MeasuredE
     groups = ("all", *SIZES)
     width = 0.8 / len(summaries)
     for number, (name, summary) in enumerate(summaries.items()):
-        shown = [(place, summary["top1"][group]) for place, group in enumerate(groups) if group in summary["top1"]]
-        shares = np.array([own["share"] for _, own in shown])
-        errors = [
-            shares - [own["low"] for _, own in shown],
-            np.array([own["high"] for _, own in shown]) - shares,
+        shown = [
+            (position, summary["top1"][group]) for position, group in enumerate(groups) if group in summary["top1"]
         ]
-        places = [place - 0.4 + (number + 0.5) * width for place, _ in shown]
-        left.bar(places, shares, width, yerr=np.abs(errors), label=name, capsize=2)
+        shares = np.array([accuracy["share"] for _, accuracy in shown])
+        errors = [
+            shares - [accuracy["low"] for _, accuracy in shown],
+            np.array([accuracy["high"] for _, accuracy in shown]) - shares,
+        ]
+        positions = [position - 0.4 + (number + 0.5) * width for position, _ in shown]
+        left.bar(positions, shares, width, yerr=np.abs(errors), label=name, capsize=2)
         by_rank = np.mean([outcome.right for outcome in outcomes[name]], axis=0)
         right.plot(range(1, len(by_rank) + 1), by_rank, marker="o", label=name)
     left.set(xticks=range(len(groups)), ylim=(0, 1), ylabel="judged right", title="rank 1, by size of the mask")
@@ -160,19 +162,21 @@ def plot_accuracy(summaries: dict[str, dict], outcomes: dict[str, list[MeasuredE
     pyplot.close(figure)
 
 
-def sheet_by_lot(outcomes: Sequence[MeasuredEdit], tasks: Sequence[BenchmarkEdit], squares: Path) -> PIL.Image.Image:
+def sheet_by_lot(
+    outcomes: Sequence[MeasuredEdit], benchmark: Sequence[BenchmarkEdit], squares: Path
+) -> PIL.Image.Image:
     """The first-ranked candidates of 24 edits drawn by lot, with the words they were made for.
 
     Args:
         outcomes (`Sequence[MeasuredEdit]`): of one method.
-        tasks (`Sequence[BenchmarkEdit]`): the whole benchmark.
+        benchmark (`Sequence[BenchmarkEdit]`): the whole benchmark.
         squares (`Path`): the folder of that method's pictures.
     """
     lot = np.random.default_rng(0).permutation(len(outcomes))[:SHEET_EDITS]
     tiles = []
     for number, chosen in enumerate(lot, start=1):
         outcome = outcomes[chosen]
-        with PIL.Image.open(squares / f"{tasks[outcome.task].name}-{outcome.order[0]}.png") as picture:
+        with PIL.Image.open(squares / f"{benchmark[outcome.task].name}-{outcome.order[0]}.png") as picture:
             shown = picture.convert("RGB").resize((SHEET_SIDE,) * 2, PIL.Image.Resampling.BICUBIC)
         tiles.append(tile(shown, shown.size, f"{number}  {outcome.word}"))
     columns = min(SHEET_COLUMNS, len(tiles))
@@ -183,7 +187,7 @@ def sheet_by_lot(outcomes: Sequence[MeasuredEdit], tasks: Sequence[BenchmarkEdit
 
 def write_report(
     folder: Path,
-    tasks: Sequence[BenchmarkEdit],
+    benchmark: Sequence[BenchmarkEdit],
     outcomes: dict[str, list[MeasuredEdit]],
     summaries: dict[str, dict],
     about: dict,
@@ -192,5 +196,5 @@ def write_report(
     write_text(json.dumps({**about, "methods": summaries}, indent=2) + "\n", folder / "results.json")
     write_text(markdown(summaries, about), folder / "results.md")
     plot_accuracy(summaries, outcomes, folder / "accuracy.png")
-    for name, own in outcomes.items():
-        write_png(sheet_by_lot(own, tasks, folder / "squares" / name), folder / f"{name}.png")
+    for name, measured in outcomes.items():
+        write_png(sheet_by_lot(measured, benchmark, folder / "squares" / name), folder / f"{name}.png")

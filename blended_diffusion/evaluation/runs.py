@@ -169,12 +169,12 @@ def reduced(image: PIL.Image.Image, side: int) -> PIL.Image.Image:
 
 
 def squares_of(
-    bench: Bench, tasks: Sequence[BenchmarkEdit], outcomes: Sequence[MeasuredEdit]
+    bench: Bench, benchmark: Sequence[BenchmarkEdit], outcomes: Sequence[MeasuredEdit]
 ) -> list[PIL.Image.Image]:
     """The judged squares of all candidates, as they were written."""
     squares = []
     for outcome in outcomes:
         for number in range(len(outcome.verdicts)):
-            with PIL.Image.open(bench.square_path(outcome.method, tasks[outcome.task], number)) as picture:
+            with PIL.Image.open(bench.square_path(outcome.method, benchmark[outcome.task], number)) as picture:
                 squares.append(picture.convert("RGB"))
     return squares

@@ -155,9 +155,9 @@ def without_specks(mask: PIL.Image.Image) -> PIL.Image.Image:
 
     def large(inside: np.ndarray) -> np.ndarray:
         parts, _ = ndimage.label(inside)
-        wanted = np.bincount(parts.ravel()) >= (min(mask.size) / 100) ** 2
-        wanted[0] = False
-        return wanted[parts]
+        is_large = np.bincount(parts.ravel()) >= (min(mask.size) / 100) ** 2
+        is_large[0] = False
+        return is_large[parts]
 
     return _changed(mask, 0, large)
 

@@ -154,8 +154,8 @@ class Canvas:
         patch = enlarged(edited)
         if keep_background and scale < 1 and grain_seed is not None and len(self.grain):
             outside = PIL.ImageChops.invert(self.mask.crop(self.visible))
-            own = find_grain(patch, outside, (0, 0, *patch.size), 1 / scale)
-            add_grain(patch, make_grain(self.grain, grain_seed) * lacking(self.grain, own))
+            present = find_grain(patch, outside, (0, 0, *patch.size), 1 / scale)
+            add_grain(patch, make_grain(self.grain, grain_seed) * lacking(self.grain, present))
         # for RGBA this drops the alpha channel and leaves the colours alone, also under transparent pixels
         result = self.photo.convert("RGB") if self.photo.mode == "RGBA" else self.photo.copy()
         result.paste(patch, (left, top), weights)

@@ -230,8 +230,8 @@ def extended(photo: PIL.Image.Image, picture: PIL.Image.Image, left: int, top: i
     scale = after.width / picture.width
     before = PIL.Image.new("RGB", after.size, "#e4e2dd")
     small = tuple(max(1, round(extent * scale)) for extent in photo.size)
-    place = (round(left * scale), round(top * scale))
-    before.paste(_flat(photo).resize(small, PIL.Image.Resampling.LANCZOS), place)
+    corner = (round(left * scale), round(top * scale))
+    before.paste(_flat(photo).resize(small, PIL.Image.Resampling.LANCZOS), corner)
     tiles = [tile(before, before.size, "before"), tile(after, after.size, "after")]
     return titled(make_image_grid(tiles, 2 if wide else 1, 1 if wide else 2), title)
 

@@ -86,13 +86,13 @@ def make_grain(patches: np.ndarray, seed: int) -> np.ndarray:
     return irfft2(spectrum, (GRAIN_TILE, GRAIN_TILE), axes=(0, 1)) / np.float32(len(patches)) ** 0.5
 
 
-def lacking(wanted: np.ndarray, present: np.ndarray) -> np.float32:
-    """The factor of grain of the level of `wanted`, in 0…1, that fills up what is `present`: variances add.
+def lacking(needed: np.ndarray, present: np.ndarray) -> np.float32:
+    """The factor of grain of the level of `needed`, in 0…1, that fills up what is `present`: variances add.
 
     Args:
-        wanted, present (`np.ndarray` of shape `(N, P, P, 3)`): what [`find_grain`] found; none counts as 0.
+        needed, present (`np.ndarray` of shape `(N, P, P, 3)`): what [`find_grain`] found; none counts as 0.
     """
-    level = np.square(wanted).mean()
+    level = np.square(needed).mean()
     there = np.square(present).mean() if len(present) else 0
     return np.sqrt(max(0, 1 - there / max(level, 1e-6)), dtype=np.float32)
 

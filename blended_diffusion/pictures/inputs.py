@@ -126,9 +126,9 @@ def read_mask(path: str | Path, size: tuple[int, int], invert: bool = False, arg
         image = PIL.ImageOps.invert(image)
     if image.getbbox() is None:
         found = f"its darkest pixel is {darkest}" if invert else f"its brightest pixel is {brightest}"
-        wanted = "black, because it is inverted," if invert else "white"
+        colour = "black, because it is inverted," if invert else "white"
         raise ValueError(
-            f"{argument} {str(path)!r} leaves nothing to edit: {found} of 255; paint {wanted} what is to be edited."
+            f"{argument} {str(path)!r} leaves nothing to edit: {found} of 255; paint {colour} what is to be edited."
         )
     return Mask(image, path, sha256)
 

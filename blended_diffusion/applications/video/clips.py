@@ -111,9 +111,9 @@ def read_masks(path: str | Path, clip: Clip, invert: bool = False, argument: str
         )
     masks = replace(found, pictures=lambda: (_as_mask(image, invert) for image in found))
     if all(mask.getbbox() is None for mask in masks):
-        wanted = "black, because they are inverted," if invert else "white"
+        colour = "black, because they are inverted," if invert else "white"
         raise ValueError(
-            f"{argument} {str(path)!r} leaves nothing to edit in any frame; paint {wanted} what is to be edited."
+            f"{argument} {str(path)!r} leaves nothing to edit in any frame; paint {colour} what is to be edited."
         )
     return _repeated(masks, clip)
 

@@ -61,14 +61,14 @@ class Painted:
         frame, mask (`PIL.Image.Image`): the clip's.
         square (`tuple[int, int, int, int]`): what of it the model saw.
         made ([`EditedFrame`]): what became of it.
-        way (`np.ndarray` of shape `(height, width, 2)`): the flow that leads to it from the frame that is made now.
+        flow (`np.ndarray` of shape `(height, width, 2)`): the flow that leads to it from the frame that is made now.
     """
 
     frame: PIL.Image.Image
     mask: PIL.Image.Image
     square: Box
     made: EditedFrame
-    way: np.ndarray
+    flow: np.ndarray
 
 
 def edit_video(
@@ -145,18 +145,18 @@ def edit_video(
         start, motion = None, None
         if last is not None:
             motion = flow(frame, last.frame)
-            key = replace(key, way=follow(motion, key.way))
+            key = replace(key, flow=follow(motion, key.flow))
             start = carry_over(frame, mask, key)
             if start is None:
-                key = replace(last, way=motion)
+                key = replace(last, flow=motion)
                 start = carry_over(frame, mask, key)
         if made is None:
             if seed is None:
                 made = edit_frame(editor, frame, mask, square, settings, name)
             else:
                 single = Editor(editor.model, seed, num_images=1)
-                wanted = settings if start is None else later
-                made = edit_frame(single, frame, mask, square, wanted, start=start or frame)
+                frame_settings = settings if start is None else later
+                made = edit_frame(single, frame, mask, square, frame_settings, start=start or frame)
             if last is not None:
                 made = replace(made, flicker=flicker(made.image, last.made.image, mask, motion))
         seed = made.seed
@@ -179,7 +179,7 @@ def carry_over(frame: PIL.Image.Image, mask: PIL.Image.Image, key: Painted) -> P
     Returns:
         `PIL.Image.Image` of mode `RGB`; `None` if less than half of the mask was edited in the earlier frame.
     """
-    edited, known = move_along(np.asarray(key.mask), key.way)
+    edited, known = move_along(np.asarray(key.mask), key.flow)
     inside = np.asarray(mask) == 255
     if (known & (edited >= 128))[inside].mean() < LEAST_COVERED:
         return None
@@ -190,7 +190,7 @@ def carry_over(frame: PIL.Image.Image, mask: PIL.Image.Image, key: Painted) -> P
     spread = PIL.Image.fromarray(np.asarray(key.made.painted)[tuple(nearest)])
     whole = key.frame.convert("RGB")
     whole.paste(spread.resize((right - left, bottom - top), PIL.Image.Resampling.BICUBIC), (left, top))
-    moved, _ = move_along(np.asarray(whole), key.way)
+    moved, _ = move_along(np.asarray(whole), key.flow)
     return PIL.Image.fromarray(np.where(inside[..., None], moved, np.asarray(frame.convert("RGB"))))
 
 

@@ -62,13 +62,13 @@ class VideoRecord:
     def differences(self, other: "VideoRecord") -> list[str]:
         """The names of what `other` wants otherwise; how fast the film is and where files are does not count."""
 
-        def wishes(record: VideoRecord) -> dict:
+        def comparable(record: VideoRecord) -> dict:
             origins = {name: getattr(record, name).sha256 for name in ("clip", "masks", "model")}
-            own = {name: getattr(record, name) for name in ("frame_strength", "seed", "num_images")}
-            return {**asdict(record.settings), **origins, **own}
+            numbers = {name: getattr(record, name) for name in ("frame_strength", "seed", "num_images")}
+            return {**asdict(record.settings), **origins, **numbers}
 
-        theirs = wishes(other)
-        return [name for name, value in wishes(self).items() if theirs[name] != value]
+        theirs = comparable(other)
+        return [name for name, value in comparable(self).items() if theirs[name] != value]
 
     @property
     def flicker(self) -> float | None:
@@ -165,7 +165,7 @@ class VideoResults:
         view = (max(left, 0), max(top, 0), min(right, clip.size[0]), min(bottom, clip.size[1]))
         if (view[2] - view[0]) * (view[3] - view[1]) > CLOSE_UP_BELOW * clip.size[0] * clip.size[1]:
             view = (0, 0, *clip.size)
-        chosen = sorted({round(place) for place in np.linspace(0, len(clip) - 1, FRAMES_SHOWN)})
+        chosen = sorted({round(index) for index in np.linspace(0, len(clip) - 1, FRAMES_SHOWN)})
         sources = [frame for index, frame in enumerate(clip) if index in chosen]
         tiles = []
         for pictures, label in ((sources, "clip"), ([open_whole(paths[index]) for index in chosen], "edited")):
