@@ -5,12 +5,14 @@ Belongs here: parsing and showing. Does not: anything that needs torch before a 
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from blended_diffusion.checkpoints.presets import DEFAULT_CLIP, PRESETS
+from blended_diffusion.commands.groups import with_groups
 
 
 _ARCHITECTURE = "Architecture, under guided-diffusion's names (only for checkpoints without a preset)"
@@ -20,6 +22,84 @@ BOOLEANS = ("class-cond", "learn-sigma", "resblock-updown", "use-new-attention-o
 _DEFAULTS = "What the pipeline does when its caller does not say"
 
 
+@dataclass(frozen=True)
+class ArchitectureFlags:
+    """What a checkpoint's network is like, under guided-diffusion's names; what is left out is `None`."""
+
+    image_size: Annotated[int | None, typer.Option(help=_CANNOT_BE_TOLD, rich_help_panel=_ARCHITECTURE)] = None
+    num_heads: Annotated[
+        int | None,
+        typer.Option(help=f"{_CANNOT_BE_TOLD} Needed without --num-head-channels.", rich_help_panel=_ARCHITECTURE),
+    ] = None
+    num_head_channels: Annotated[
+        int | None, typer.Option(help=f"{_CANNOT_BE_TOLD} Wins over --num-heads.", rich_help_panel=_ARCHITECTURE)
+    ] = None
+    use_new_attention_order: Annotated[
+        bool | None,
+        typer.Option(
+            help=f"Order of the qkv rows. {_CANNOT_BE_TOLD} Legacy if not given; with --reverse, as it was.",
+            rich_help_panel=_ARCHITECTURE,
+            show_default=False,
+        ),
+    ] = None
+    noise_schedule: Annotated[
+        str | None,
+        typer.Option(help=f"linear or cosine. {_CANNOT_BE_TOLD} Linear if not given.", rich_help_panel=_ARCHITECTURE),
+    ] = None
+    diffusion_steps: Annotated[
+        int | None,
+        typer.Option(help=f"{_CANNOT_BE_TOLD} 1000 if not given.", rich_help_panel=_ARCHITECTURE),
+    ] = None
+    dropout: Annotated[
+        float | None, typer.Option(help=f"{_CANNOT_BE_TOLD} 0 if not given.", rich_help_panel=_ARCHITECTURE)
+    ] = None
+    num_channels: Annotated[int | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE)] = None
+    num_res_blocks: Annotated[int | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE)] = None
+    channel_mult: Annotated[
+        str | None, typer.Option(help=f"As in 1,2,3,4. {_CHECKED}", rich_help_panel=_ARCHITECTURE)
+    ] = None
+    attention_resolutions: Annotated[
+        str | None, typer.Option(help=f"As in 32,16,8. {_CHECKED}", rich_help_panel=_ARCHITECTURE)
+    ] = None
+    class_cond: Annotated[
+        bool | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE, show_default=False)
+    ] = None
+    learn_sigma: Annotated[
+        bool | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE, show_default=False)
+    ] = None
+    resblock_updown: Annotated[
+        bool | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE, show_default=False)
+    ] = None
+    use_scale_shift_norm: Annotated[
+        bool | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE, show_default=False)
+    ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that were.
+
+        Raises:
+            ValueError: one that is a list of numbers is none.
+        """
+        flags = {name: value for name, value in asdict(self).items() if value is not None}
+        for name, number in (("channel_mult", float), ("attention_resolutions", int)):
+            if name in flags:
+                flags[name] = _numbers(name, flags[name], number)
+        return flags
+
+
+@dataclass(frozen=True)
+class DefaultFlags:
+    """What the pipeline does when its caller does not say."""
+
+    default_num_inference_steps: Annotated[int, typer.Option(rich_help_panel=_DEFAULTS)] = 100
+    default_strength: Annotated[float, typer.Option(rich_help_panel=_DEFAULTS)] = 0.75
+    default_clip_guidance_scale: Annotated[float, typer.Option(rich_help_panel=_DEFAULTS)] = 1000.0
+    default_range_guidance_scale: Annotated[float, typer.Option(rich_help_panel=_DEFAULTS)] = 50.0
+    default_num_augmentations: Annotated[int, typer.Option(rich_help_panel=_DEFAULTS)] = 8
+
+
+@with_groups
 def convert_command(
     checkpoint: Annotated[
         Path,
@@ -40,85 +120,16 @@ def convert_command(
     reverse: Annotated[
         bool, typer.Option("--reverse", help="From a converted folder back to a guided-diffusion state dict.")
     ] = False,
-    image_size: Annotated[int | None, typer.Option(help=_CANNOT_BE_TOLD, rich_help_panel=_ARCHITECTURE)] = None,
-    num_heads: Annotated[
-        int | None,
-        typer.Option(help=f"{_CANNOT_BE_TOLD} Needed without --num-head-channels.", rich_help_panel=_ARCHITECTURE),
-    ] = None,
-    num_head_channels: Annotated[
-        int | None, typer.Option(help=f"{_CANNOT_BE_TOLD} Wins over --num-heads.", rich_help_panel=_ARCHITECTURE)
-    ] = None,
-    use_new_attention_order: Annotated[
-        bool | None,
-        typer.Option(
-            help=f"Order of the qkv rows. {_CANNOT_BE_TOLD} Legacy if not given; with --reverse, as it was.",
-            rich_help_panel=_ARCHITECTURE,
-            show_default=False,
-        ),
-    ] = None,
-    noise_schedule: Annotated[
-        str | None,
-        typer.Option(help=f"linear or cosine. {_CANNOT_BE_TOLD} Linear if not given.", rich_help_panel=_ARCHITECTURE),
-    ] = None,
-    diffusion_steps: Annotated[
-        int | None,
-        typer.Option(help=f"{_CANNOT_BE_TOLD} 1000 if not given.", rich_help_panel=_ARCHITECTURE),
-    ] = None,
-    dropout: Annotated[
-        float | None, typer.Option(help=f"{_CANNOT_BE_TOLD} 0 if not given.", rich_help_panel=_ARCHITECTURE)
-    ] = None,
-    num_channels: Annotated[int | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE)] = None,
-    num_res_blocks: Annotated[int | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE)] = None,
-    channel_mult: Annotated[
-        str | None, typer.Option(help=f"As in 1,2,3,4. {_CHECKED}", rich_help_panel=_ARCHITECTURE)
-    ] = None,
-    attention_resolutions: Annotated[
-        str | None, typer.Option(help=f"As in 32,16,8. {_CHECKED}", rich_help_panel=_ARCHITECTURE)
-    ] = None,
-    class_cond: Annotated[
-        bool | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE, show_default=False)
-    ] = None,
-    learn_sigma: Annotated[
-        bool | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE, show_default=False)
-    ] = None,
-    resblock_updown: Annotated[
-        bool | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE, show_default=False)
-    ] = None,
-    use_scale_shift_norm: Annotated[
-        bool | None, typer.Option(help=_CHECKED, rich_help_panel=_ARCHITECTURE, show_default=False)
-    ] = None,
-    default_num_inference_steps: Annotated[int, typer.Option(rich_help_panel=_DEFAULTS)] = 100,
-    default_strength: Annotated[float, typer.Option(rich_help_panel=_DEFAULTS)] = 0.75,
-    default_clip_guidance_scale: Annotated[float, typer.Option(rich_help_panel=_DEFAULTS)] = 1000.0,
-    default_range_guidance_scale: Annotated[float, typer.Option(rich_help_panel=_DEFAULTS)] = 50.0,
-    default_num_augmentations: Annotated[int, typer.Option(rich_help_panel=_DEFAULTS)] = 8,
+    *,
+    architecture: ArchitectureFlags,
+    defaults: DefaultFlags,
 ) -> None:
     """Make a guided-diffusion checkpoint a folder that DiffusionPipeline.from_pretrained loads, or back.
 
     Published checkpoints are known by file name. Of others, give what a state dict does not tell.
     """
-    flags: dict[str, Any] = {
-        "image_size": image_size,
-        "num_heads": num_heads,
-        "num_head_channels": num_head_channels,
-        "use_new_attention_order": use_new_attention_order,
-        "noise_schedule": noise_schedule,
-        "diffusion_steps": diffusion_steps,
-        "dropout": dropout,
-        "num_channels": num_channels,
-        "num_res_blocks": num_res_blocks,
-        "channel_mult": channel_mult,
-        "attention_resolutions": attention_resolutions,
-        "class_cond": class_cond,
-        "learn_sigma": learn_sigma,
-        "resblock_updown": resblock_updown,
-        "use_scale_shift_norm": use_scale_shift_norm,
-    }
-    flags = {name: value for name, value in flags.items() if value is not None}
     try:
-        for name, number in (("channel_mult", float), ("attention_resolutions", int)):
-            if name in flags:
-                flags[name] = _numbers(name, flags[name], number)
+        flags = architecture.given
         if reverse:
             _convert_back(checkpoint, output, overwrite, flags)
         else:
@@ -136,13 +147,7 @@ def convert_command(
                 preset=preset,
                 half=half,
                 overwrite=overwrite,
-                pipeline_defaults={
-                    "default_num_inference_steps": default_num_inference_steps,
-                    "default_strength": default_strength,
-                    "default_clip_guidance_scale": default_clip_guidance_scale,
-                    "default_range_guidance_scale": default_range_guidance_scale,
-                    "default_num_augmentations": default_num_augmentations,
-                },
+                pipeline_defaults=asdict(defaults),
                 **flags,
             )
     except ValueError as error:

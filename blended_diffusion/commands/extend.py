@@ -1,5 +1,6 @@
 """`blended-diffusion extend`: a picture grown past its border."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -19,20 +20,37 @@ def words_flag(side: str) -> Any:
     return flag(INPUT, f"--prompt-{side}", f"What the {side} should show. [default: as --prompt]", "WORDS")
 
 
+@dataclass(frozen=True)
+class SideFlags:
+    """By how much each side grows, and what it should show."""
+
+    left: Annotated[int, growth_flag("left")] = 0
+    right: Annotated[int, growth_flag("right")] = 0
+    top: Annotated[int, growth_flag("top")] = 0
+    bottom: Annotated[int, growth_flag("bottom")] = 0
+    prompt: Annotated[
+        str, flag(INPUT, "--prompt -p", "What the new parts should show; left out, the picture goes on.", "WORDS")
+    ] = ""
+    prompt_left: Annotated[str | None, words_flag("left")] = None
+    prompt_right: Annotated[str | None, words_flag("right")] = None
+    prompt_top: Annotated[str | None, words_flag("top")] = None
+    prompt_bottom: Annotated[str | None, words_flag("bottom")] = None
+
+    @property
+    def growth(self) -> tuple[int, int, int, int]:
+        """Of the left, the right, the top and the bottom, in pixels."""
+        return self.left, self.right, self.top, self.bottom
+
+    @property
+    def prompts(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """Of the left, the right, the top and the bottom, where they are not `prompt`."""
+        return self.prompt_left, self.prompt_right, self.prompt_top, self.prompt_bottom
+
+
 @with_groups
 def extend_command(
     init_image: InitImage,
-    left: Annotated[int, growth_flag("left")] = 0,
-    right: Annotated[int, growth_flag("right")] = 0,
-    top: Annotated[int, growth_flag("top")] = 0,
-    bottom: Annotated[int, growth_flag("bottom")] = 0,
-    prompt: Annotated[
-        str, flag(INPUT, "--prompt -p", "What the new parts should show; left out, the picture goes on.", "WORDS")
-    ] = "",
-    prompt_left: Annotated[str | None, words_flag("left")] = None,
-    prompt_right: Annotated[str | None, words_flag("right")] = None,
-    prompt_top: Annotated[str | None, words_flag("top")] = None,
-    prompt_bottom: Annotated[str | None, words_flag("bottom")] = None,
+    sides: SideFlags,
     window: Annotated[
         int | None,
         flag(
@@ -75,18 +93,17 @@ def extend_command(
     from blended_diffusion.applications.extend import check_growth, extend, find_window
     from blended_diffusion.pictures import gallery
 
-    check_growth(left, right, top, bottom)
+    check_growth(*sides.growth)
     find_window(photo.image.size, window)
     folder = output.folder
     editor = open_editor(output, machine, quiet, films)
-    sides = (prompt_left, prompt_right, prompt_top, prompt_bottom)
-    prompts = list(dict.fromkeys(words for words in (prompt, *sides) if words))
+    prompts = list(dict.fromkeys(words for words in (sides.prompt, *sides.prompts) if words))
     hint_at_words(editor.model, " ".join(prompts))
 
-    settings = EditSettings(prompt=prompt, **method.settings)
-    result = extend(editor, photo, left, right, top, bottom, settings, *sides, window, prompt_area)
+    settings = EditSettings(prompt=sides.prompt, **method.settings)
+    result = extend(editor, photo, *sides.growth, settings, *sides.prompts, window, prompt_area)
     gallery.write_png(result, folder / "extended.png", photo.icc_profile)
-    sheet = gallery.extended(photo.image, result, left, top, " · ".join(prompts) or "without words")
+    sheet = gallery.extended(photo.image, result, sides.left, sides.top, " · ".join(prompts) or "without words")
     gallery.write_png(sheet, folder / "before_after.png", photo.icc_profile)
     if not quiet:
         typer.echo(f"the whole: {folder / 'extended.png'}, {folder / 'before_after.png'}")
