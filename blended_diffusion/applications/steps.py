@@ -20,10 +20,11 @@ from blended_diffusion.applications.registry import application_of
 from blended_diffusion.applications.step_files import Step, parse_steps
 from blended_diffusion.editing.edit import Edit
 from blended_diffusion.editing.editor import Edited, Editor, FolderEditor
+from blended_diffusion.editing.results import refuse_if_used
 from blended_diffusion.masks.source import MaskSource, look_at_mask
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import gallery
-from blended_diffusion.pictures.inputs import Mask, Photo, read_photo
+from blended_diffusion.pictures.inputs import Mask, Photo, read_photo, shows
 from blended_diffusion.pictures.whole_files import whole_file
 
 
@@ -198,7 +199,7 @@ def keep_result(
     path = editor.folder / RESULT
     if not shows(path, image):
         if following is not None and path.exists():
-            refuse_if_used(following, "the step before it has another picture now")
+            refuse_another_source(following, "the step before it has another picture now")
         source = None if not isinstance(done, Edited) else ranked_picture(editor, done)
         if source is not None and shows(source, image):
             with whole_file(path) as part:
@@ -226,7 +227,7 @@ def keep_picture(editor: Editor, image: PIL.Image.Image, file: str) -> Photo:
     path = (editor.folder / "inputs" / file).absolute()
     if not shows(path, image):
         if path.exists():
-            refuse_if_used(editor, f"{path.stem} is another one now")
+            refuse_another_source(editor, f"{path.stem} is another one now")
         path.parent.mkdir(parents=True, exist_ok=True)
         gallery.write_png(image, path)
     return Photo(image, None, path, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -253,22 +254,11 @@ def find_mask(
     return Mask(mask.image, kept.path, kept.sha256)
 
 
-def refuse_if_used(editor: Editor, reason: str) -> None:
+def refuse_another_source(editor: Editor, reason: str) -> None:
     """Raises a `ValueError` if the editor's folder holds finished pictures."""
-    if isinstance(editor, FolderEditor) and next(editor.folder.rglob("ranked/*.json"), None) is not None:
-        raise ValueError(
-            f"{editor.argument} {str(editor.folder)!r} holds pictures that were made from something else ({reason});"
-            " give another folder."
-        )
-
-
-def shows(path: Path, image: PIL.Image.Image) -> bool:
-    """Whether the file is there and shows exactly this picture."""
-    if not path.exists():
-        return False
-    with PIL.Image.open(path) as picture:
-        same_kind = (picture.mode, picture.size) == (image.mode, image.size)
-        return same_kind and picture.tobytes() == image.tobytes()
+    if isinstance(editor, FolderEditor):
+        held = f"pictures that were made from something else ({reason})"
+        refuse_if_used(editor.folder, held, editor.argument, below=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

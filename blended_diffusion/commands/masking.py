@@ -223,40 +223,22 @@ def keep(mask: "Mask | PIL.Image.Image", photo: "Photo", target: Path, argument:
         ValueError: the folder holds pictures that were made with another mask, or cannot be written to.
     """
     from blended_diffusion.pictures import gallery, inputs
+    from blended_diffusion.pictures.whole_files import writing_to
 
-    image = inputs.picture_of(mask)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    image, folder = inputs.picture_of(mask), target.parent
+    with writing_to(folder, argument):
+        folder.mkdir(parents=True, exist_ok=True)
         if not (isinstance(mask, inputs.Mask) and target.exists() and target.samefile(mask.path)):
-            if not _holds(target, image):
-                _refuse_to_forget(target, argument)
+            if not inputs.shows(target, image):
+                if target.name == "mask.png" and target.exists():
+                    from blended_diffusion.editing.results import refuse_if_used
+
+                    refuse_if_used(folder, f"another edit, of which {target.name} is the mask", argument)
                 gallery.write_png(image, target)
         gallery.write_png(gallery.outlined(photo.image, image), preview_of(target), photo.icc_profile)
-    except OSError as error:
-        raise ValueError(f"{argument} {str(target.parent)!r} cannot be written to ({error.strerror}).") from None
     return mask if isinstance(mask, inputs.Mask) else inputs.read_mask(target, image.size)
 
 
 def preview_of(target: Path) -> Path:
     """Where the preview of a mask is."""
     return target.with_name(f"{target.stem}_preview.png")
-
-
-def _holds(target: Path, image: "PIL.Image.Image") -> bool:
-    from PIL import Image
-
-    if not target.exists():
-        return False
-    with Image.open(target) as there:
-        return there.mode == "L" and there.size == image.size and there.tobytes() == image.tobytes()
-
-
-def _refuse_to_forget(target: Path, argument: str) -> None:
-    from blended_diffusion.editing.results import Results, find_run
-
-    run = find_run(target.parent, argument) if target.name == "mask.png" and target.exists() else None
-    if run is not None and Results(target.parent, run).finished():
-        raise ValueError(
-            f"{argument} {str(target.parent)!r} holds another edit, of which {target.name} is the mask; give another"
-            " folder."
-        )

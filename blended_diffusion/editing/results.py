@@ -5,7 +5,6 @@ might want to keep is overwritten. Making pictures does not.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +14,7 @@ from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.processes import ALONE, Team
 from blended_diffusion.editing.records import Record, Run, from_json, in_batches, to_json
 from blended_diffusion.pictures import gallery
+from blended_diffusion.pictures.whole_files import writing_to
 
 
 T = TypeVar("T")
@@ -23,23 +23,6 @@ T = TypeVar("T")
 # ---------------------------------------------------------------------------------------------------------------------
 # Any folder that something is written to: may it be, and what does it hold
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def writing_to(folder: Path, argument: str = "folder") -> Iterator[None]:
-    """Says in one sentence what the system has against writing to `folder`, if what is within fails for that.
-
-    Args:
-        folder (`Path`): where all that is written within the `with` goes.
-        argument (`str`): what to call `folder` in error messages.
-
-    Raises:
-        ValueError: it cannot be written to.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"{argument} {str(folder)!r} cannot be written to ({error.strerror}).") from None
 
 
 def read_if_there(kind: type[T], path: Path, argument: str = "folder") -> T | None:

@@ -69,14 +69,14 @@ MASK_KINDS = tuple(field.name for field in fields(MaskSource))[:7]
 NETWORK_KINDS = ("click", "words")
 
 # what to call things in error messages, if not by the source's own names
-NAMES = {"file": "mask"}
+KEY_NAMES = {"file": "mask"}
 
 
 def make_mask(
     source: MaskSource,
     photo: PIL.Image.Image,
     device: "torch.device | str" = "cpu",
-    names: Mapping[str, str] = NAMES,
+    names: Mapping[str, str] = KEY_NAMES,
 ) -> PIL.Image.Image:
     """The mask that a source makes of a photo.
 

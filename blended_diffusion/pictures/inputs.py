@@ -133,6 +133,15 @@ def read_mask(path: str | Path, size: tuple[int, int], invert: bool = False, arg
     return Mask(image, path, sha256)
 
 
+def shows(path: Path, image: PIL.Image.Image) -> bool:
+    """Whether a file is there and shows exactly this picture."""
+    if not path.exists():
+        return False
+    with PIL.Image.open(path) as picture:
+        same_kind = (picture.mode, picture.size) == (image.mode, image.size)
+        return same_kind and picture.tobytes() == image.tobytes()
+
+
 def unknown_words(prompt: str, known: Sequence[str]) -> list[str]:
     """The words of `prompt` that are neither in `known` (words or phrases) nor mere filler, in their order."""
     rest = " ".join(re.findall(r"\w+", prompt.lower()))

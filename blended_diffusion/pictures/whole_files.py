@@ -1,6 +1,7 @@
 """Files that are whole or not there: whoever reads a folder while it is written to, or after an accident.
 
-What belongs here is how a file gets its name. What is in it belongs to the modules that write it.
+What belongs here is how a file gets its name, and what is said where none can be written. What is in it belongs to the
+modules that write it.
 """
 
 import os
@@ -27,3 +28,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         part = Path(folder) / path.name
         yield part
         os.replace(part, path)
+
+
+@contextmanager
+def writing_to(folder: Path, argument: str = "folder") -> Iterator[None]:
+    """Says in one sentence what the system has against writing to `folder`, if what is within fails for that.
+
+    Args:
+        folder (`Path`): where all that is written within the `with` goes.
+        argument (`str`): what to call `folder` in error messages.
+
+    Raises:
+        ValueError: it cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{argument} {str(folder)!r} cannot be written to ({error.strerror}).") from None

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from blended_diffusion.applications.video.clips import read_clip, read_masks, write_video
 from blended_diffusion.applications.video.edit import (
     EditedFrame,
-    Painted,
+    PaintedFrame,
     carry_over,
     edit_frame,
     edit_video,
@@ -277,18 +277,18 @@ class TestEditVideo:
         (square,) = steady_squares([mask_before.getbbox()], SIZE, 0.25)
         made = EditedFrame(before, Image.new("RGB", (16, 16), "white"), 1, 0, 0, 0)
         way = np.full((48, 64, 2), (15, 5), np.float32)
-        start = np.asarray(carry_over(frame, mask, Painted(before, mask_before, square, made, way)))
+        start = np.asarray(carry_over(frame, mask, PaintedFrame(before, mask_before, square, made, way)))
         inside = np.asarray(mask) == 255
         assert (start[inside] == 255).all()
         assert (start[~inside] == np.asarray(frame)[~inside]).all()
-        assert carry_over(frame, mask, Painted(before, mask_before, square, made, -way)) is None
+        assert carry_over(frame, mask, PaintedFrame(before, mask_before, square, made, -way)) is None
 
     def test_later_frames_start_from_what_was_painted(self, editor, scene):
         frames, masks = scene[0][:3], scene[1][:3]
         made = list(edit_video(editor, frames, masks, "rock"))
         squares = steady_squares([mask.getbbox() for mask in masks], SIZE, 0.25)
         way = follow(dense_flow(frames[2], frames[1]), dense_flow(frames[1], frames[0]))
-        start = carry_over(frames[2], masks[2], Painted(frames[0], masks[0], squares[0], made[0], way))
+        start = carry_over(frames[2], masks[2], PaintedFrame(frames[0], masks[0], squares[0], made[0], way))
         single = Editor(editor.model, made[0].seed, num_images=1)
         settings = EditSettings("rock", strength=0.25, initial_mask_growth=0.0)
         again, other = (

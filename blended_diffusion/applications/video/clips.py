@@ -109,7 +109,7 @@ def read_masks(path: str | Path, clip: Clip, invert: bool = False, argument: str
             f"{argument} {str(path)!r} has {found.count} masks for {clip.count} frames; give one, or one for each"
             " frame."
         )
-    masks = replace(found, pictures=lambda: (_as_mask(image, invert) for image in found))
+    masks = replace(found, pictures=lambda: (_black_and_white(image, invert) for image in found))
     if all(mask.getbbox() is None for mask in masks):
         colour = "black, because they are inverted," if invert else "white"
         raise ValueError(
@@ -205,7 +205,7 @@ def _read_video(path: Path, argument: str) -> Clip:
     return Clip(path, digest.hexdigest(), tuple(about["size"]), count, rate, None, "audio_codec" in about, pictures)
 
 
-def _as_mask(image: PIL.Image.Image, invert: bool) -> PIL.Image.Image:
+def _black_and_white(image: PIL.Image.Image, invert: bool) -> PIL.Image.Image:
     if image.mode == "RGBA":
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "black"), image)
     mask = image.convert("L").point([0] * 128 + [255] * 128)

@@ -54,7 +54,7 @@ class EditedFrame:
 
 
 @dataclass(frozen=True)
-class Painted:
+class PaintedFrame:
     """A frame that was edited.
 
     Attributes:
@@ -129,8 +129,8 @@ def edit_video(
     # what is painted is there already and needs no larger mask to come into being
     later = replace(settings, strength=frame_strength, initial_mask_growth=0.0)
     seed: int | None = None
-    key: Painted | None = None  # what later frames start from
-    last: Painted | None = None  # the frame before
+    key: PaintedFrame | None = None  # what later frames start from
+    last: PaintedFrame | None = None  # the frame before
     for index, (frame, mask, square) in enumerate(zip(frames, masks, squares, strict=True)):
         if not frame.size == mask.size == size:
             raise ValueError(
@@ -160,12 +160,12 @@ def edit_video(
             if last is not None:
                 made = replace(made, flicker=flicker(made.image, last.made.image, mask, motion))
         seed = made.seed
-        last = Painted(frame, mask, square, made, np.zeros((*size[::-1], 2), np.float32))
+        last = PaintedFrame(frame, mask, square, made, np.zeros((*size[::-1], 2), np.float32))
         key = last if start is None else key
         yield made
 
 
-def carry_over(frame: PIL.Image.Image, mask: PIL.Image.Image, key: Painted) -> PIL.Image.Image | None:
+def carry_over(frame: PIL.Image.Image, mask: PIL.Image.Image, key: PaintedFrame) -> PIL.Image.Image | None:
     """What a frame starts from: inside its mask what was painted in an earlier one, moved, elsewhere the frame.
 
     It is the model's own picture that is carried over, not what became of it in the frame, whose soft edges and grain
@@ -174,7 +174,7 @@ def carry_over(frame: PIL.Image.Image, mask: PIL.Image.Image, key: Painted) -> P
 
     Args:
         frame, mask (`PIL.Image.Image`): the clip's, the mask of mode `L`, 255 = edit, 0 = keep.
-        key ([`Painted`]): the earlier frame.
+        key ([`PaintedFrame`]): the earlier frame.
 
     Returns:
         `PIL.Image.Image` of mode `RGB`; `None` if less than half of the mask was edited in the earlier frame.

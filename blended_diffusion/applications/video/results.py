@@ -14,10 +14,12 @@ from diffusers.utils import make_image_grid
 from blended_diffusion.applications.video.clips import Clip, write_video
 from blended_diffusion.applications.video.edit import EditedFrame
 from blended_diffusion.editing.made_with import MadeWith
-from blended_diffusion.editing.records import Origin, from_json, to_json
+from blended_diffusion.editing.records import Origin, to_json
+from blended_diffusion.editing.results import read_if_there, refusal
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import gallery
 from blended_diffusion.pictures.canvas import CLOSE_UP_BELOW, square_around
+from blended_diffusion.pictures.whole_files import writing_to
 
 
 # frames in the strip, and the longer side of each
@@ -102,23 +104,19 @@ class VideoResults:
         Raises:
             ValueError: the folder holds the edit of another clip or with other settings, or cannot be written to.
         """
-        try:
+        with writing_to(folder, argument):
             for name in ("frames", "painted"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             earlier = find_record(folder, argument)
             if earlier is not None and (differences := earlier.differences(record)):
                 if cls(folder, earlier).num_finished:
-                    raise ValueError(
-                        f"{argument} {str(folder)!r} holds another video ({earlier.settings.prompt!r}; different are:"
-                        f" {', '.join(differences)}); give another folder."
-                    )
+                    different = f"{earlier.settings.prompt!r}; different are: {', '.join(differences)}"
+                    raise refusal(folder, f"another video ({different})", argument)
                 earlier = None  # it came to nothing and stands in nobody's way
             if earlier is not None and resume:
                 record = replace(record, frames=earlier.frames)
             results = cls(folder, record)
             results.write_record()
-        except OSError as error:
-            raise ValueError(f"{argument} {str(folder)!r} cannot be written to ({error.strerror}).") from None
         return results
 
     @property
@@ -192,12 +190,4 @@ def find_record(folder: Path, argument: str = "folder") -> VideoRecord | None:
     Raises:
         ValueError: its `video.json` is damaged.
     """
-    path = folder / "video.json"
-    if not path.exists():
-        return None
-    try:
-        return from_json(VideoRecord, path.read_bytes())
-    except ValueError as error:
-        raise ValueError(
-            f"{argument} {str(folder)!r} has a damaged video.json ({error}); give another folder."
-        ) from None
+    return read_if_there(VideoRecord, folder / "video.json", argument)
