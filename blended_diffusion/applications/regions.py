@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import PIL.Image
 
 from blended_diffusion.editing.editor import Edited, Editor
-from blended_diffusion.painters.regions import RegionMask, label
+from blended_diffusion.masks.regions import RegionMask, label
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures.inputs import Mask, Photo, picture_of
 

@@ -6,6 +6,7 @@ business.
 
 - `shapes`: what needs no network: boxes, polygons, transparency, differences, growing.
 - `networks`: what is found by CLIPSeg from words and by SAM 2 from clicks.
+- `regions`: several regions in one mask.
 - `source`: one description of all of these, for flags, job files and steps.
 """
 

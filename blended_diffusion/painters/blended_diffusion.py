@@ -13,12 +13,13 @@ import PIL.Image
 import torch
 from diffusers import DDIMScheduler
 
+from blended_diffusion.masks.regions import region_labels
 from blended_diffusion.models import Model
 from blended_diffusion.painters import memory
 from blended_diffusion.painters.memory import MemorySaving
 from blended_diffusion.painters.object_scale import scale_penalties
 from blended_diffusion.painters.painter import PaintedSquare
-from blended_diffusion.painters.regions import RegionsPipeline, region_arguments, region_labels
+from blended_diffusion.painters.regions import RegionsPipeline, region_arguments
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.painters.shrinking_masks import ShrinkingMask, growth_of
 from blended_diffusion.painters.variants import variant_of

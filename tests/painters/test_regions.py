@@ -13,8 +13,9 @@ from blended_diffusion.editing.edit import make_again
 from blended_diffusion.editing.editor import Editor, FolderEditor
 from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.records import read_record
+from blended_diffusion.masks.regions import label
 from blended_diffusion.models import load_model
-from blended_diffusion.painters.regions import RegionsPipeline, label, territories
+from blended_diffusion.painters.regions import RegionsPipeline, territories
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures.inputs import read_mask, read_photo
 
