@@ -138,7 +138,7 @@ def read_record(path: str | Path, argument: str = "picture") -> Record:
     Raises:
         ValueError: there is no such file, it is not a picture, or it holds no intact record.
     """
-    from blended_diffusion.pictures.gallery import TEXT_KEY
+    from blended_diffusion.pictures import TEXT_KEY
     from blended_diffusion.pictures.inputs import decode, open_picture
 
     image, path, _ = open_picture(path, argument)

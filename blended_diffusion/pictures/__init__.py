@@ -9,3 +9,6 @@ What belongs here knows pixels and files. Networks do not belong here.
 
 # left, top, right, bottom, in pixels
 Box = tuple[int, int, int, int]
+
+# of the PNG text chunk that holds a picture's record
+TEXT_KEY = "blended_diffusion"

@@ -15,15 +15,12 @@ import PIL.ImageFont
 from diffusers.utils import export_to_gif, export_to_video, make_image_grid
 from PIL.PngImagePlugin import PngInfo
 
-from blended_diffusion.pictures import Box
+from blended_diffusion.pictures import TEXT_KEY, Box
 from blended_diffusion.pictures.whole_files import whole_file
 
 
 PAPER, INK, FAINT_INK, ACCENT = "#f6f5f2", "#1d1d1f", "#77757a", "#e8530e"
 FRAMES_PER_SECOND = 12
-
-# of the PNG text chunk that holds a picture's record
-TEXT_KEY = "blended_diffusion"
 
 
 def write_png(image: PIL.Image.Image, path: Path, icc_profile: bytes | None = None, text: str | None = None) -> None:
