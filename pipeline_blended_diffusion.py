@@ -2,8 +2,9 @@
 
 The method of "Blended Diffusion for Text-driven Editing of Natural Images" (Avrahami, Lischinski, Fried, CVPR 2022,
 https://arxiv.org/abs/2111.14818) as one self-contained diffusers pipeline of stock components. The file reads like the
-paper: first the formulas as small pure functions and the steps made of them, then [`BlendedDiffusionPipeline`], whose
-`__call__` is Algorithm 2; with `blend=False` and a background scale it is Algorithm 1, the paper's baseline. Last come
+paper: first the formulas as small pure functions, then [`BlendedDiffusionPipeline`], whose `__call__` is Algorithm 2;
+with `blend=False` and a background scale it is Algorithm 1, the paper's baseline. Below it stand the steps, in the
+order in which the call takes them, then what prepares, ranks, checks and saves, and helpers. Last come
 [`BlendedDiffusionBlocks`], the same steps as blocks of Modular Diffusers.
 
 What belongs here is the method and nothing else: no reading of files, no command line, no gallery.
@@ -19,9 +20,10 @@ import re
 import shutil
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -81,44 +83,6 @@ EXAMPLE_DOC_STRING = """
         >>> best = out.images[out.ranking[0]]
         >>> best.save("edited.png")
         ```
-"""
-
-MODEL_CARD = """---
-{metadata}
----
-
-# Blended Diffusion at {size} pixels
-
-Edits a region of a photo with words, and leaves the rest of it as it was: the method of
-[Blended Diffusion](https://arxiv.org/abs/2111.14818). Made with diffusers; it needs kornia too.
-
-```py
-import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import load_image
-
-pipe = DiffusionPipeline.from_pretrained("this folder, or its id on the Hub", trust_remote_code=True)
-out = pipe(
-    "rock",
-    load_image("photo.png"),
-    mask_image=load_image("mask.png"),  # white = edit here
-    num_images_per_prompt=4,
-    generator=[torch.Generator().manual_seed(seed) for seed in range(4)],
-    padding_mask_crop=32,  # work on the crop round the mask, return the photo at its own size
-)
-out.images[out.ranking[0]].save("edited.png")
-```
-
-| part | class |
-|---|---|
-{parts}
-
-| what a call uses that does not say | |
-|---|---|
-{defaults}
-
-Still to be said by whoever shares it: the licence of the weights (`license:` above), what they were trained on, which
-words they know, and how well they do.
 """
 
 
@@ -183,25 +147,6 @@ def paste(source: torch.Tensor, result: torch.Tensor, mask: torch.Tensor) -> tor
     return torch.where(mask > 0, composite(result, source, mask), source)
 
 
-# Schedulers that are at another level than their own `add_noise` says: LMS begins in the middle as if there were steps
-# before, the others go through levels between two timesteps. What has no `set_begin_index` steps by its own stride.
-LEVEL_LOSING_SCHEDULERS = ("DPMSolverSDEScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler")
-
-
-def released_timesteps(num_inference_steps: int, num_train_timesteps: int) -> list[int]:
-    """The respaced timesteps of guided-diffusion, first to last: evenly spaced from the last one down to 0.
-
-    They equal diffusers' `"linspace"` spacing except where summing the stride in floating point, as guided-diffusion
-    does, rounds a half the other way.
-    """
-    stride = (num_train_timesteps - 1) / (num_inference_steps - 1) if num_inference_steps > 1 else 1
-    timesteps, position = [], 0.0
-    for _ in range(num_inference_steps):
-        timesteps.append(round(position))
-        position += stride
-    return timesteps[::-1]
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The losses whose gradient guides the edit. Each returns one value per picture, shape (B,).
 # ---------------------------------------------------------------------------------------------------------------------
@@ -225,232 +170,6 @@ def range_penalty(pred_original_sample: torch.Tensor) -> torch.Tensor:
 def background_mse(estimate: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """Mean squared difference of two backgrounds (the MSE of D_bg in Algorithm 1)."""
     return (estimate - source).square().mean(dim=(1, 2, 3))
-
-
-# fp16 goes from 2⁻²⁴ to 2¹⁶. Losses that were brought to 2¹² before the backward pass leave gradients room on both
-# sides; a gradient that overflows nevertheless is tried again from 2⁴, 2⁻⁴ and 2⁻¹².
-FP16_LOSS_EXPONENT = 12
-FP16_BACKOFF_EXPONENT = 8
-FP16_ATTEMPTS = 4
-# no network's input is that large, unless guidance that is much too strong has driven the sample away
-FP16_INPUT = 1000.0
-
-
-def rounded(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What a network of `dtype` gets: rounded, and for fp16 kept where the numbers on its way stay finite."""
-    return (tensor.clamp(-FP16_INPUT, FP16_INPUT) if dtype == torch.float16 else tensor).to(dtype)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Extending augmentations: CLIP sees warped copies, so that changing a few pixels to fool it stops paying.
-# The ranges are the released editor's: rotation ±15°, shift ±10 %, perspective 0.7, each with probability 0.7.
-# ---------------------------------------------------------------------------------------------------------------------
-
-MAX_ROTATION = 15.0
-MAX_SHIFT = 0.1
-PERSPECTIVE_DISTORTION = 0.7
-WARP_PROBABILITY = 0.7
-NUM_WARP_PARAMETERS = 13
-
-
-def warp(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-    """Rotate and shift (edges repeated), then change the perspective (mid-grey outside).
-
-    Args:
-        images (`torch.Tensor` of shape `(N, C, H, W)`):
-            In [−1, 1]; 0 is mid-grey.
-        parameters (`torch.Tensor` of shape `(N, 13)`):
-            Uniform random numbers in [0, 1): whether to rotate and shift, the angle, the shift to the right and down,
-            whether to change the perspective, and how far each of the four corners comes in, across and down.
-
-    Returns:
-        `torch.Tensor` of the shape of `images`, differentiable with respect to them.
-    """
-    height, width = images.shape[-2:]
-    size = images.new_tensor([width, height])
-    corners = images.new_tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
-    corners = corners.expand(len(images), 4, 2)
-
-    angle = (2 * parameters[:, 1] - 1) * MAX_ROTATION
-    shift = (2 * parameters[:, 2:4] - 1) * MAX_SHIFT * size
-    matrix = get_affine_matrix2d(shift, ((size - 1) / 2).expand_as(shift), torch.ones_like(shift), angle)
-    moved = warp_affine(images, matrix[:, :2], (height, width), padding_mode="border", align_corners=True)
-    images = torch.where((parameters[:, 0] < WARP_PROBABILITY).view(-1, 1, 1, 1), moved, images)
-
-    inwards = images.new_tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-    distance = parameters[:, 5:].view(-1, 4, 2) * PERSPECTIVE_DISTORTION * size / 2
-    matrix = get_perspective_transform(corners, corners + inwards * distance)
-    tilted = warp_perspective(images, matrix, (height, width), align_corners=True)
-    return torch.where((parameters[:, 4] < WARP_PROBABILITY).view(-1, 1, 1, 1), tilted, images)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Memory: what a gradient goes through is held until it has; where that is too much, it is computed once more instead.
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def recomputed(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-    """`function(*inputs)`, of which only the inputs are kept for their gradient (Chen et al. 2016, arXiv:1604.06174).
-
-    Weights have no gradient here. Unlike torch's own checkpointing this bears with weights that offloading or
-    layerwise casting takes from a network as soon as it has been computed.
-    """
-    return _Recomputed.apply(function, *inputs)
-
-
-class _Recomputed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, function, *inputs):
-        ctx.function = function
-        ctx.save_for_backward(*inputs)
-        return function(*inputs)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        needed = ctx.needs_input_grad[1:]
-        with torch.enable_grad(), keeping_weights():
-            pairs = zip(ctx.saved_tensors, needed, strict=True)
-            inputs = [tensor.detach().requires_grad_(wanted) for tensor, wanted in pairs]
-            output = ctx.function(*inputs)
-        wanted = [tensor for tensor in inputs if tensor.requires_grad]
-        found = iter(torch.autograd.grad(output, wanted, gradient))
-        return None, *(next(found) if one else None for one in needed)
-
-
-def keeping_weights() -> torch.autograd.graph.saved_tensors_hooks:
-    """Autograd keeps the weights as they are in the forward pass."""
-    return torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Ranking: the guidance has seen the edited region alone; what also fits with the picture round it is the better edit.
-# ---------------------------------------------------------------------------------------------------------------------
-
-RANKINGS = ("surroundings", "region")
-NUM_RANKING_WARPS = 8
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Randomness: every picture draws from its own generator, so that it does not depend on its neighbours in the batch.
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def generators_per_image(
-    generator: torch.Generator | list[torch.Generator] | None, batch_size: int
-) -> list[torch.Generator]:
-    """One generator per picture.
-
-    A list is taken as it is. A single generator serves the first picture; the others are seeded from a copy of it, so
-    picture *i* is the same for every `batch_size > i`. `None` draws the seeds from torch's global generator.
-    """
-    if isinstance(generator, list):
-        return generator
-    if generator is None:
-        seeds = torch.randint(2**62, (batch_size,)).tolist()
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
-    copy = torch.Generator(generator.device)
-    copy.set_state(generator.get_state())
-    seeds = torch.randint(2**62, (batch_size - 1,), generator=copy, device=copy.device).tolist()
-    return [generator] + [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
-
-
-def uniform(generators: list[torch.Generator] | torch.Generator, shape: tuple[int, ...], device) -> torch.Tensor:
-    """Numbers uniform in [0, 1) of `shape`; with a list of generators each row comes from its own."""
-    if isinstance(generators, torch.Generator):
-        return torch.rand(shape, generator=generators, device=generators.device).to(device)
-    return torch.stack([torch.rand(shape[1:], generator=g, device=g.device).to(device) for g in generators])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Pictures in
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def to_image_list(
-    images: PipelineImageInput, argument: str, channels: int
-) -> list[PIL.Image.Image] | list[torch.Tensor]:
-    """One or several pictures as a list of PIL pictures or of tensors `(channels, H, W)` in [0, 1].
-
-    Args:
-        images: PIL pictures; NumPy arrays `(H, W[, channels])`; tensors `([channels, ]H, W)`; a list of those; or a
-            batch of four dimensions. Floating point in [0, 1] (pictures in [−1, 1] are taken too, with a warning),
-            `uint8` in 0…255, or (masks) `bool`.
-        argument (`str`): the argument's name, for error messages.
-        channels (`int`): 3 for pictures, 1 for masks.
-
-    Raises:
-        TypeError: `images` is none of the above.
-        ValueError: wrong shape, an empty list, NaN, or numbers outside [0, 1].
-    """
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-        images = list(images)
-    images = images if isinstance(images, (list, tuple)) else [images]
-    if not images:
-        raise ValueError(f"`{argument}` is an empty list: pass at least one picture.")
-    return [_to_image(image, argument, channels) for image in images]
-
-
-def _to_image(image, argument: str, channels: int) -> PIL.Image.Image | torch.Tensor:
-    if isinstance(image, PIL.Image.Image):
-        return image.convert("RGB" if channels == 3 else "L")
-    if not isinstance(image, (np.ndarray, torch.Tensor)):
-        raise TypeError(
-            f"`{argument}` must be a PIL picture, a NumPy array, a torch tensor or a list of them, not"
-            f" {type(image).__name__}."
-        )
-    expected = f"({channels}, height, width)" if isinstance(image, torch.Tensor) else f"(height, width, {channels})"
-    tensor = torch.tensor(image) if isinstance(image, np.ndarray) else image
-    if tensor.ndim == 2 and channels == 1:
-        tensor = tensor[None]
-    elif tensor.ndim == 3 and isinstance(image, np.ndarray):
-        tensor = tensor.permute(2, 0, 1)
-    if tensor.ndim != 3 or tensor.shape[0] != channels or tensor.numel() == 0:
-        raise ValueError(f"`{argument}` has the shape {tuple(image.shape)}; expected {expected}.")
-    if tensor.dtype == torch.uint8:
-        return tensor.float() / 255
-    if tensor.dtype == torch.bool and channels == 1:
-        return tensor.float()
-    if not tensor.is_floating_point():
-        raise TypeError(f"`{argument}` has the dtype {image.dtype}; expected floating point in [0, 1] or uint8.")
-    if not torch.isfinite(tensor).all():
-        raise ValueError(f"`{argument}` holds NaN or infinite values; every value must be in [0, 1].")
-    low, high = tensor.min().item(), tensor.max().item()
-    if channels == 3 and -1 <= low < 0 and high <= 1:
-        # as diffusers' image processors do
-        logger.warning(f"`{argument}` holds values from {low:.4g}: taken to be in [-1, 1]; [0, 1] is expected.")
-        tensor = tensor / 2 + 0.5
-    elif low < 0 or high > 1:
-        raise ValueError(f"`{argument}` holds values from {low:.4g} to {high:.4g}; expected [0, 1].")
-    return tensor.float()
-
-
-def size_of(image: PIL.Image.Image | torch.Tensor) -> tuple[int, int]:
-    """`(height, width)`."""
-    return (image.height, image.width) if isinstance(image, PIL.Image.Image) else tuple(image.shape[-2:])
-
-
-def crop(image: PIL.Image.Image | torch.Tensor, region: tuple[int, int, int, int]) -> PIL.Image.Image:
-    """The region `(left, top, right, bottom)` of a picture or mask, as PIL."""
-    if isinstance(image, PIL.Image.Image):
-        return image.crop(region)
-    left, top, right, bottom = region
-    return to_pil(image[:, top:bottom, left:right])
-
-
-def to_pil(image: torch.Tensor) -> PIL.Image.Image:
-    return VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(image[None]))[0]
-
-
-def to_tensor(image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
-    """`(C, H, W)` in [0, 1]."""
-    if isinstance(image, torch.Tensor):
-        return image
-    return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(image))[0]
-
-
-def binarize(mask: torch.Tensor, threshold: float | None) -> torch.Tensor:
-    """1 from `threshold` on and 0 below; with `None` the mask itself."""
-    return mask if threshold is None else (mask >= threshold).to(mask.dtype)
 
 
 @dataclass
@@ -521,916 +240,7 @@ class BlendedDiffusionPipelineOutput(BaseOutput):
     ranking: list[int]
 
 
-class BlendedDiffusionSteps:
-    """The steps of the method, each of which needs only the components, their `config` and a device to run on.
-
-    [`BlendedDiffusionPipeline`] has them for methods, and the modular blocks call the very same.
-
-    Attributes:
-        clip_chunk_size (`int`, *optional*): how many pictures CLIP looks at together, where memory is short; all if
-            left out. The gradient is the same, and each chunk computed twice for it.
-    """
-
-    _optional_components = ["clip_model_2", "tokenizer_2", "feature_extractor_2"]
-    _callback_tensor_inputs = ["latents", "pred_original_sample", "mask"]
-    image_processor = VaeImageProcessor(vae_scale_factor=1, do_normalize=False)
-    clip_chunk_size: int | None = None
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # Checks
-    # -----------------------------------------------------------------------------------------------------------------
-
-    def check_components(self) -> None:
-        """Raises a `ValueError` if the components cannot do this job."""
-        unet, scheduler = self.unet.config, self.scheduler
-        if not isinstance(self.scheduler, SchedulerMixin) or not hasattr(scheduler, "alphas_cumprod"):
-            raise ValueError(
-                f"`scheduler` is {type(scheduler).__name__}, which has no `alphas_cumprod`; a scheduler of the DDPM"
-                " family is needed, such as DDPMScheduler or DDIMScheduler."
-            )
-        name = type(scheduler).__name__
-        steps_by_itself = not isinstance(scheduler, (DDPMScheduler, DDIMScheduler))
-        if name in LEVEL_LOSING_SCHEDULERS or (steps_by_itself and not hasattr(scheduler, "set_begin_index")):
-            raise ValueError(
-                f"`scheduler` is {name}, which leaves the noise level of the photo outside the mask when it begins in"
-                " the middle of its timesteps or between two of them; use for example DDPMScheduler, DDIMScheduler,"
-                " DPMSolverMultistepScheduler or EulerDiscreteScheduler."
-            )
-        for option in ("rescale_betas_zero_snr", "use_flow_sigmas"):
-            if scheduler.config.get(option):
-                raise ValueError(
-                    f"`scheduler` has {option}=True, which suits no network that predicts noise; set it to False."
-                )
-        if scheduler.config.get("prediction_type", "epsilon") != "epsilon":
-            raise ValueError(
-                f"`scheduler` has prediction_type={scheduler.config.prediction_type!r}; guidance needs 'epsilon'."
-            )
-        if isinstance(scheduler, (DDPMScheduler, DDIMScheduler)) and scheduler.config.thresholding:
-            raise ValueError("`scheduler` has thresholding=True, which guidance does not support; set it to False.")
-        if "cross_attention_dim" in unet:
-            raise ValueError(f"`unet` is {type(self.unet).__name__}, which needs text; expected a UNet2DModel.")
-        if not isinstance(unet.get("sample_size"), (int, list, tuple)):
-            raise ValueError(
-                f"`unet` has sample_size={unet.get('sample_size')}; the size it was trained at is needed."
-            )
-        if unet.in_channels != 3 or unet.out_channels not in (3, 6):
-            raise ValueError(
-                f"`unet` takes {unet.in_channels} and gives {unet.out_channels} channels; 3 in and 3 or 6 (with a"
-                " learned variance) out are needed."
-            )
-        if unet.get("time_embedding_type") == "fourier":
-            raise ValueError("`unet` is conditioned on Fourier features of sigma; one that takes timesteps is needed.")
-        missing = [name for name in self._optional_components if getattr(self, name) is None]
-        if 0 < len(missing) < len(self._optional_components):
-            raise ValueError(f"`{missing[0]}` is missing; a second CLIP needs all of {self._optional_components}.")
-        if isinstance(scheduler, DDPMScheduler):
-            variance_type = scheduler.config.variance_type
-            if variance_type == "learned" or (variance_type == "learned_range" and unet.out_channels == 3):
-                raise ValueError(
-                    f"`scheduler` has variance_type={variance_type!r} and `unet` gives {unet.out_channels} channels;"
-                    " use 'learned_range' with 6 channels, or 'fixed_small' or 'fixed_large'."
-                )
-
-    def check_steps(self, num_inference_steps: int, strength: float) -> None:
-        """Raises a `ValueError` if these leave no step to take, or more than the network knows."""
-        if not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1:
-            raise ValueError(
-                f"`num_inference_steps` is {num_inference_steps!r}; expected a whole number of at least 1."
-            )
-        if num_inference_steps > self.scheduler.config.num_train_timesteps:
-            raise ValueError(
-                f"`num_inference_steps` is {num_inference_steps}; the network knows at most"
-                f" {self.scheduler.config.num_train_timesteps} timesteps."
-            )
-        if not isinstance(strength, numbers.Real) or not 0 < strength <= 1:
-            raise ValueError(f"`strength` is {strength!r}; expected a number above 0 and at most 1.")
-        if self.num_steps_left(num_inference_steps, strength) == 0:
-            raise ValueError(
-                f"`strength` {strength} of `num_inference_steps` {num_inference_steps} leaves no step to take; raise"
-                " one of them."
-            )
-
-    def check_inputs(
-        self,
-        prompt,
-        image,
-        mask_image,
-        negative_prompt,
-        num_inference_steps,
-        strength,
-        num_images_per_prompt,
-        num_augmentations,
-        scales,
-        guidance_gradient,
-        match_release,
-        padding_mask_crop,
-        class_labels,
-        generator,
-        latents,
-        output_type,
-        callback_on_step_end_tensor_inputs,
-        mask_threshold,
-        ranking,
-        prompt_embeds,
-        negative_prompt_embeds,
-        rival_prompt_embeds,
-        candidate_labels,
-    ) -> None:
-        """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
-        if prompt is None and prompt_embeds is None:
-            raise ValueError("`prompt` is missing: pass words, or `prompt_embeds`.")
-        texts = {
-            "prompt": self.check_prompt("prompt", prompt, prompt_embeds),
-            "negative_prompt": self.check_prompt("negative_prompt", negative_prompt, negative_prompt_embeds),
-            "rival_prompt_embeds": self.check_prompt("rival_prompt", None, rival_prompt_embeds),
-        }
-
-        if image is None:
-            raise ValueError("`image` is missing: pass the photo to edit.")
-        images = to_image_list(image, "image", 3)
-        masks = None if mask_image is None else to_image_list(mask_image, "mask_image", 1)
-        lengths = {
-            "image": len(images),
-            "mask_image": 1 if masks is None else len(masks),
-            **texts,
-        }
-        num_edits = max(lengths.values())
-        for name, length in lengths.items():
-            if length not in (1, num_edits):
-                raise ValueError(f"`{name}` is a list of {length}; expected 1 or {num_edits} as in the longest list.")
-        for index, mask in enumerate(masks or []):
-            for photo in images if len(masks) == 1 else [images[index % len(images)]]:
-                if size_of(mask) != size_of(photo):
-                    raise ValueError(
-                        f"`mask_image` is {size_of(mask)[1]}×{size_of(mask)[0]} and `image` is"
-                        f" {size_of(photo)[1]}×{size_of(photo)[0]} pixels (width×height); they must be the same size."
-                    )
-            brightest = mask.getextrema()[1] / 255 if isinstance(mask, PIL.Image.Image) else mask.max().item()
-            if brightest < (mask_threshold or 1 / 255):
-                raise ValueError("`mask_image` has nothing white in it; paint white what is to be edited.")
-
-        self.check_steps(num_inference_steps, strength)
-        if not isinstance(num_images_per_prompt, numbers.Integral) or num_images_per_prompt < 1:
-            raise ValueError(
-                f"`num_images_per_prompt` is {num_images_per_prompt!r}; expected a whole number of at least 1."
-            )
-        if not isinstance(num_augmentations, numbers.Integral) or num_augmentations < 0:
-            raise ValueError(f"`num_augmentations` is {num_augmentations!r}; expected a whole number of at least 0.")
-        for name, value in scales.items():
-            if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
-                raise ValueError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
-        if ranking not in RANKINGS:
-            raise ValueError(f"`ranking` is {ranking!r}; pass one of {RANKINGS}.")
-        if candidate_labels is not None and (
-            isinstance(candidate_labels, str) or not all(isinstance(label, str) for label in candidate_labels)
-        ):
-            raise TypeError(f"`candidate_labels` must be a list of strings, not {candidate_labels!r}.")
-        if guidance_gradient not in ("sample", "estimate"):
-            raise ValueError(f"`guidance_gradient` is {guidance_gradient!r}; expected 'sample' or 'estimate'.")
-        if match_release and not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
-            raise ValueError(
-                f"`match_release=True` with {type(self.scheduler).__name__}: the released editor has DDPM and DDIM"
-                " only; set `scheduler` to DDPMScheduler or DDIMScheduler."
-            )
-
-        if padding_mask_crop is not None:
-            if not isinstance(padding_mask_crop, numbers.Integral) or padding_mask_crop < 0:
-                raise ValueError(f"`padding_mask_crop` is {padding_mask_crop!r}; expected a number of pixels ≥ 0.")
-            if masks is None:
-                raise ValueError("`padding_mask_crop` needs a `mask_image` to crop to.")
-            if output_type == "latent":
-                raise ValueError("`padding_mask_crop` returns the photo; `output_type` cannot be 'latent' with it.")
-            if output_type != "pil" and len({size_of(photo) for photo in images}) > 1:
-                raise ValueError(
-                    f"`image` holds photos of different sizes, which `output_type` {output_type!r} cannot return;"
-                    " use 'pil' with `padding_mask_crop`."
-                )
-
-        batch_size = num_edits * num_images_per_prompt
-        if isinstance(generator, list):
-            if len(generator) != batch_size or not all(isinstance(item, torch.Generator) for item in generator):
-                raise ValueError(
-                    f"`generator` is a list of {len(generator)}; expected {batch_size} torch generators, one for each"
-                    " picture."
-                )
-        elif generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(
-                f"`generator` must be a torch.Generator or a list of them, not {type(generator).__name__}."
-            )
-        shape = (batch_size, 3, *self.sample_size)
-        if latents is not None:
-            if not isinstance(latents, torch.Tensor) or tuple(latents.shape) != shape:
-                found = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
-                raise ValueError(f"`latents` is {found}; expected a tensor of shape {shape}.")
-            if not torch.isfinite(latents).all():
-                raise ValueError("`latents` holds NaN or infinite values; expected Gaussian noise.")
-        if class_labels is not None:
-            if self.unet.config.num_class_embeds is None:
-                raise ValueError("`class_labels` given, but `unet` is not class-conditional; leave it out.")
-            labels = torch.as_tensor(class_labels)
-            if labels.is_floating_point() or labels.numel() not in (1, batch_size):
-                raise ValueError(f"`class_labels` is {class_labels!r}; expected one class or one for each picture.")
-            if labels.min() < 0 or labels.max() >= self.unet.config.num_class_embeds:
-                raise ValueError(
-                    f"`class_labels` is {class_labels!r}; expected classes 0…{self.unet.config.num_class_embeds - 1}."
-                )
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np', 'pt' or 'latent'.")
-        unknown = set(callback_on_step_end_tensor_inputs or []) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; expected some of"
-                f" {self._callback_tensor_inputs}."
-            )
-
-    def check_prompt(self, name: str, text: str | list[str] | None, embeds: torch.Tensor | None) -> int:
-        """How many prompts `text` or `embeds` are; raises a `ValueError` or `TypeError` if they cannot be any."""
-        if embeds is not None:
-            if text is not None:
-                raise ValueError(f"`{name}` and `{name}_embeds` say the same thing twice; pass one of them.")
-            dim = sum(self.embed_dims)
-            if not isinstance(embeds, torch.Tensor) or embeds.ndim != 2 or embeds.shape[1] != dim or not len(embeds):
-                found = tuple(embeds.shape) if isinstance(embeds, torch.Tensor) else type(embeds).__name__
-                raise ValueError(f"`{name}_embeds` is {found}; expected a tensor of shape (number of prompts, {dim}).")
-            return len(embeds)
-        if text is None:
-            return 1
-        texts = text if isinstance(text, list) else [text]
-        if not texts or not all(isinstance(item, str) for item in texts):
-            raise TypeError(f"`{name}` must be a string or a non-empty list of strings, not {text!r}.")
-        return len(texts)
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # Preparation
-    # -----------------------------------------------------------------------------------------------------------------
-
-    @property
-    def sample_size(self) -> tuple[int, int]:
-        """`(height, width)` the UNet works at."""
-        size = self.unet.config.sample_size
-        return (size, size) if isinstance(size, int) else tuple(size)
-
-    @property
-    def clips(
-        self,
-    ) -> list[tuple[CLIPModel | SiglipModel, PreTrainedTokenizerBase, CLIPImageProcessor | SiglipImageProcessor]]:
-        """The CLIP that guides, or the two that do together, each with its tokenizer and image processor."""
-        first = (self.clip_model, self.tokenizer, self.feature_extractor)
-        second = (self.clip_model_2, self.tokenizer_2, self.feature_extractor_2)
-        return [first] if self.clip_model_2 is None else [first, second]
-
-    @property
-    def embed_dims(self) -> list[int]:
-        """How long each CLIP's embeddings are."""
-        # SigLIP has no projection of its own behind its towers
-        configs = [model.config for model, _, _ in self.clips]
-        return [
-            config.projection_dim if hasattr(config, "projection_dim") else config.text_config.projection_size
-            for config in configs
-        ]
-
-    @property
-    def clip_size(self) -> int:
-        """The width and height of the pictures for CLIP, the largest one's."""
-        return max(model.config.vision_config.image_size for model, _, _ in self.clips)
-
-    @staticmethod
-    def num_steps_left(num_inference_steps: int, strength: float) -> int:
-        # the tolerance keeps 0.29 · 100 = 28.999999999999996 from losing a step
-        return min(int(num_inference_steps * strength + 1e-6), num_inference_steps)
-
-    def setting(self, name: str, value):
-        """A call's setting, or the checkpoint's own where the call leaves it out (`None`)."""
-        return self.config[f"default_{name}"] if value is None else value
-
-    def gradient_left_out(self, match_release: bool) -> str:
-        """The `guidance_gradient` of a call that does not say: the checkpoint's own, or the released editor's."""
-        return "sample" if match_release else self.config.default_guidance_gradient
-
-    def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
-        """CLIP's text embeddings, shape `(len(prompt), D)`, fp32. Text beyond CLIP's length is cut with a warning."""
-        embeds = []
-        for model, tokenizer, _ in self.clips:
-            max_length = model.config.text_config.max_position_embeddings
-            tokens = tokenizer(
-                prompt, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
-            ).input_ids.to(self._execution_device)
-            untruncated = tokenizer(prompt, padding="longest", return_tensors="pt").input_ids
-            if untruncated.shape[-1] > max_length:
-                removed = tokenizer.batch_decode(untruncated[:, max_length - 1 : -1], skip_special_tokens=True)
-                logger.warning(
-                    "The following part of your input was truncated because CLIP can only handle sequences up to"
-                    f" {max_length} tokens: {removed}"
-                )
-            # with `device_map="balanced"` a CLIP may have a device of its own
-            embeds.append(model.get_text_features(input_ids=tokens).pooler_output.to(tokens.device, torch.float32))
-        return torch.cat(embeds, dim=1)
-
-    def prepare_prompt(
-        self, prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The embeddings `(N, D)` of words or those given, and the weights `(N,)`: 0 for an empty prompt, else 1."""
-        device = self._execution_device
-        if prompt_embeds is not None:
-            return prompt_embeds.to(device, torch.float32), torch.ones(len(prompt_embeds), device=device)
-        prompts = prompt if isinstance(prompt, list) else [prompt or ""]
-        return self.encode_prompt(prompts), torch.tensor([float(text != "") for text in prompts], device=device)
-
-    def get_timesteps(
-        self, num_inference_steps: int, strength: float, match_release: bool, device: torch.device
-    ) -> torch.Tensor:
-        """The timesteps that are left after skipping the first `1 − strength` of them, first to last."""
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        timesteps, order = self.scheduler.timesteps, self.scheduler.order
-        if match_release:
-            released = released_timesteps(num_inference_steps, self.scheduler.config.num_train_timesteps)
-            timesteps = torch.tensor(released, device=device)
-        start = (num_inference_steps - self.num_steps_left(num_inference_steps, strength)) * order
-        if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(start)
-        return timesteps[start:]
-
-    def prepare_image(self, image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
-        """A picture at the UNet's size: shape `(1, C, H, W)`, in [0, 1], fp32."""
-        image = image if isinstance(image, PIL.Image.Image) else image[None]
-        return self.image_processor.preprocess(image, *self.sample_size).to(self._execution_device)
-
-    @staticmethod
-    def mask_threshold(soft_mask: bool, match_release: bool) -> float | None:
-        """From which value on a mask counts as white: as released, anything but black. `None` keeps the greys."""
-        return None if soft_mask else 1 / 255 if match_release else 0.5
-
-    def prepare_mask(
-        self, mask: PIL.Image.Image | torch.Tensor | None, threshold: float | None, match_release: bool
-    ) -> torch.Tensor:
-        """A mask at the UNet's size: shape `(1, 1, H, W)`, in [0, 1], binary at `threshold` unless that is `None`.
-
-        With `match_release` it is resized to the nearest pixel, as released.
-
-        Raises:
-            ValueError: the mask is so small that nothing is left of it at the UNet's size.
-        """
-        if mask is None:
-            return torch.ones(1, 1, *self.sample_size, device=self._execution_device)
-        if match_release and isinstance(mask, PIL.Image.Image):
-            mask = mask.resize(self.sample_size[::-1], PIL.Image.Resampling.NEAREST)
-        mask = binarize(self.prepare_image(mask), threshold)
-        if not mask.any():
-            raise ValueError(
-                f"`mask_image` has nothing white left at the network's size of {self.sample_size[1]}×"
-                f"{self.sample_size[0]} pixels; paint a larger region or set `padding_mask_crop`."
-            )
-        return mask
-
-    def prepare_edits(
-        self,
-        prompts: tuple[torch.Tensor, torch.Tensor],
-        negatives: tuple[torch.Tensor, torch.Tensor],
-        rivals: tuple[torch.Tensor, torch.Tensor],
-        image: PipelineImageInput,
-        mask_image: PipelineImageInput | None,
-        num_images_per_prompt: int,
-        padding_mask_crop: int | None,
-        threshold: float | None,
-        rival_scale: float,
-        match_release: bool,
-        **guidance,
-    ) -> tuple[torch.Tensor, list | None, Guidance]:
-        """Lines up one photo, mask and prompt for each picture, at the UNet's size.
-
-        Args:
-            prompts, negatives, rivals: embeddings and weights, as [`BlendedDiffusionSteps.prepare_prompt`] gives them.
-            threshold (`float`, *optional*): from which value on a mask is white.
-            guidance: what else the [`Guidance`] is made of.
-
-        Returns:
-            `tuple[torch.Tensor, list | None, Guidance]`: the photos `(B, 3, H, W)` in [0, 1]; with
-            `padding_mask_crop` for each edit the photo and mask as they came and the region cropped; the guidance.
-        """
-        images = to_image_list(image, "image", 3)
-        masks = [None] if mask_image is None else to_image_list(mask_image, "mask_image", 1)
-        num_edits = max(len(images), len(masks), *(len(weights) for _, weights in (prompts, negatives, rivals)))
-
-        def per_picture(tensor: torch.Tensor) -> torch.Tensor:
-            tensor = tensor if len(tensor) == num_edits else tensor.expand(num_edits, *tensor.shape[1:])
-            return tensor.repeat_interleave(num_images_per_prompt, dim=0)
-
-        originals = None
-        if padding_mask_crop is not None:
-            originals = []
-            for i in range(num_edits):
-                photo, mask = images[i % len(images)], masks[i % len(masks)]
-                originals.append((photo, mask, self.crop_region(mask, padding_mask_crop, threshold)))
-            images = [crop(photo, region) for photo, _, region in originals]
-            masks = [crop(mask, region) for _, mask, region in originals]
-        pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
-        mask = per_picture(torch.cat([self.prepare_mask(item, threshold, match_release) for item in masks]))
-        (text_embeds, weights), (negative_embeds, negative_weights) = prompts, negatives
-        rival_embeds, rival_weights = rivals
-        return (
-            pictures,
-            originals,
-            Guidance(
-                text_embeds=per_picture(text_embeds),
-                weights=per_picture(weights),
-                negative_embeds=per_picture(negative_embeds),
-                negative_weights=per_picture(negative_weights),
-                rival_embeds=per_picture(rival_embeds),
-                rival_weights=rival_scale * per_picture(rival_weights),
-                image=self.image_processor.normalize(pictures),
-                mask=mask,
-                match_release=match_release,
-                **guidance,
-            ),
-        )
-
-    def crop_region(
-        self, mask: PIL.Image.Image | torch.Tensor, padding: int, threshold: float | None
-    ) -> tuple[int, int, int, int]:
-        """`(left, top, right, bottom)` round the white of a mask, with `padding`, of the UNet's aspect if it fits."""
-        height, width = self.sample_size
-        return self.image_processor.get_crop_region(
-            to_pil(binarize(to_tensor(mask), threshold)), width, height, pad=padding
-        )
-
-    def uncrop(
-        self,
-        picture: torch.Tensor,
-        photo: PIL.Image.Image | torch.Tensor,
-        mask: PIL.Image.Image | torch.Tensor,
-        region: tuple[int, int, int, int],
-        pasting: bool,
-        threshold: float | None,
-    ) -> torch.Tensor:
-        """The edited crop `(3, H, W)` put back into its photo through the mask: `(1, 3, height, width)`, in [0, 1]."""
-        photo = to_tensor(photo).to(picture.device, copy=True)
-        left, top, right, bottom = region
-        size = (bottom - top, right - left)
-        window = F.interpolate(picture[None], size, mode="bicubic", antialias=True).clamp(0, 1)[0]
-        if pasting:
-            weights = binarize(to_tensor(mask)[:, top:bottom, left:right], threshold).to(picture.device)
-            window = paste(photo[:, top:bottom, left:right], window, weights)
-        photo[:, top:bottom, left:right] = window
-        return photo[None]
-
-    def prepare_class_labels(
-        self,
-        class_labels: int | list[int] | torch.Tensor | None,
-        generators: list[torch.Generator] | torch.Generator,
-        batch_size: int,
-    ) -> torch.Tensor | None:
-        """The classes of a class-conditional network, shape `(B,)`: those given, or fresh random ones."""
-        num_classes = self.unet.config.num_class_embeds
-        if num_classes is None:
-            return None
-        if class_labels is None:
-            draws = uniform(generators, (batch_size, 1), self._execution_device)
-            return (draws.flatten() * num_classes).long()
-        return torch.as_tensor(class_labels, device=self._execution_device).flatten().expand(batch_size)
-
-    def draw_noise(self, shape: tuple[int, ...], generators: list[torch.Generator] | torch.Generator) -> torch.Tensor:
-        """Gaussian noise of `shape`, fp32; with a list of generators each picture's comes from its own."""
-        return randn_tensor(tuple(shape), generator=generators, device=self._execution_device)
-
-    @staticmethod
-    def prepare_generators(
-        generator: torch.Generator | list[torch.Generator] | None, batch_size: int, match_release: bool
-    ) -> list[torch.Generator] | torch.Generator:
-        """One generator per picture; as released, a single one draws for the whole batch jointly."""
-        if match_release and isinstance(generator, torch.Generator):
-            return generator
-        return generators_per_image(generator, batch_size)
-
-    def prepare_latents(
-        self,
-        image: torch.Tensor,
-        timestep: torch.Tensor,
-        generator: list[torch.Generator] | torch.Generator,
-        latents: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """The source noised to the first timestep: x_k ~ q(x_k | x), by `latents` if given."""
-        if latents is None:
-            latents = self.draw_noise(image.shape, generator)
-        return self.scheduler.add_noise(image, latents.to(image), timestep.expand(len(image)))
-
-    def prepare_extra_step_kwargs(self, generator: list[torch.Generator] | torch.Generator) -> dict:
-        accepts_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        return {"generator": generator} if accepts_generator else {}
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # The steps of the algorithm
-    # -----------------------------------------------------------------------------------------------------------------
-
-    def draw(
-        self,
-        shape: tuple[int, ...],
-        generators: list[torch.Generator] | torch.Generator,
-        class_labels: int | list[int] | torch.Tensor | None,
-        num_augmentations: int,
-        match_release: bool,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
-        """What is random in a step before its background, in the released order: the classes, the noise, the warps.
-
-        The warps are drawn in any case: what a picture draws must not depend on whether its neighbours are guided.
-
-        Returns:
-            `tuple`: the classes `(B,)` of a class-conditional network; the noise of the sample's `shape`
-            `(B, 3, H, W)`, for schedulers that add some; and the warps `(B, num_augmentations − 1, 13)`.
-        """
-        labels = self.prepare_class_labels(class_labels, generators, shape[0])
-        step_noise = None
-        if match_release or isinstance(self.scheduler, DDPMScheduler):
-            step_noise = self.draw_noise(shape, generators)
-        num_warps = max(num_augmentations - 1, 0)
-        warps = uniform(generators, (shape[0], num_warps, NUM_WARP_PARAMETERS), self._execution_device)
-        return labels, step_noise, warps
-
-    def estimate(
-        self,
-        latents: torch.Tensor,
-        timestep: torch.Tensor,
-        class_labels: torch.Tensor | None,
-        differentiable: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """x̂_0, with the only forward of the UNet in a step.
-
-        Returns:
-            `tuple`: x_t, the predicted noise, the raw variance if the network learned one, and the clean estimate; if
-            `differentiable`, autograd knows how the last one depends on the first.
-        """
-        with torch.set_grad_enabled(differentiable):
-            sample = latents.detach().requires_grad_(differentiable)
-            noise_pred, variance_pred = self.predict(sample, timestep, class_labels)
-            pred_original_sample = clean_estimate(sample, noise_pred, *noise_level(self.scheduler, timestep))
-        # the graph goes when its only holder, the estimate, is replaced
-        variance_pred = None if variance_pred is None else variance_pred.detach()
-        return sample, noise_pred.detach(), variance_pred, pred_original_sample
-
-    def predict(
-        self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One forward of the UNet: the predicted noise and, if the network learned one, the raw variance, in fp32."""
-        model_input = rounded(self.scheduler.scale_model_input(sample, timestep), self.unet.dtype)
-        output = self.unet(model_input, timestep, class_labels=class_labels).sample.float()
-        noise_pred, variance_pred = output[:, :3], output[:, 3:]
-        return noise_pred, variance_pred if variance_pred.shape[1] else None
-
-    def clip_embed(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        """CLIP's image embeddings `(N, D)`, fp32.
-
-        Args:
-            images (`torch.Tensor` of shape `(N, 3, S, S)`): in [0, 1], S being [`BlendedDiffusionPipeline.clip_size`].
-            normalize (`bool`): bring the colours to the mean and standard deviation that CLIP expects.
-        """
-        if self.clip_chunk_size is not None and len(images) > self.clip_chunk_size:
-            embed = functools.partial(self.clip_embed, normalize=normalize)
-            return torch.cat([recomputed(embed, chunk) for chunk in images.split(self.clip_chunk_size)])
-        embeds = []
-        for model, _, feature_extractor in self.clips:
-            pixel_values = F.adaptive_avg_pool2d(images, model.config.vision_config.image_size)
-            if normalize:
-                mean = images.new_tensor(feature_extractor.image_mean).view(1, 3, 1, 1)
-                std = images.new_tensor(feature_extractor.image_std).view(1, 3, 1, 1)
-                pixel_values = (pixel_values - mean) / std
-            features = model.get_image_features(pixel_values=rounded(pixel_values, model.dtype)).pooler_output
-            embeds.append(features.to(images.device, torch.float32))
-        return torch.cat(embeds, dim=1)
-
-    def prompt_distance(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-        """The [`spherical_distance`] of embeddings `(…, D)`, with two CLIPs the mean of what each of them finds."""
-        pairs = zip(image_embeds.split(self.embed_dims, -1), text_embeds.split(self.embed_dims, -1), strict=True)
-        return torch.stack([spherical_distance(*pair) for pair in pairs]).mean(dim=0)
-
-    def clip_loss(self, estimate: torch.Tensor, guidance: Guidance, warps: torch.Tensor) -> torch.Tensor:
-        """D_CLIP: the distance of the masked estimate to the prompt, averaged over the copies. Shape `(B,)`.
-
-        Less the distance to the negative prompt, plus by how much a copy is closer to its rival than to its prompt.
-        """
-        plain = F.adaptive_avg_pool2d(estimate * guidance.mask, self.clip_size)
-        copies = [plain] + [warp(plain, warps[:, n]) for n in range(warps.shape[1])]
-        embeds = self.clip_embed(torch.cat(copies).add(1).div(2)).unflatten(0, (len(copies), -1))
-        distance = self.prompt_distance(embeds, guidance.text_embeds)
-        to_negative = self.prompt_distance(embeds, guidance.negative_embeds)
-        excess = F.relu(distance - self.prompt_distance(embeds, guidance.rival_embeds))
-        return (
-            distance.mean(dim=0)
-            - guidance.negative_weights * to_negative.mean(dim=0)
-            + guidance.rival_weights * excess.mean(dim=0)
-        )
-
-    def background_loss(self, estimate: torch.Tensor, guidance: Guidance) -> torch.Tensor:
-        """D_bg of Algorithm 1: how far the estimate has left the source outside the mask. Shape `(B,)`."""
-        background = estimate * (1 - guidance.mask)
-        # the released code compares with the whole source and takes the MSE's mean over the batch too
-        source = guidance.image if guidance.match_release else guidance.image * (1 - guidance.mask)
-        shared = len(estimate) if guidance.match_release else 1
-        loss = guidance.mse_scale / shared * background_mse(background, source)
-        if guidance.lpips_scale:
-            loss = loss + guidance.lpips_scale * self.lpips(background, source).flatten()
-        return loss
-
-    @property
-    def lpips(self) -> torch.nn.Module:
-        """The perceptual distance of Zhang et al. 2018 on VGG16, made at first use unless it was set.
-
-        Raises:
-            ImportError: the package `lpips` is not installed.
-            OSError: its backbone is neither in torch's cache nor can it be downloaded.
-        """
-        if self._lpips is None:
-            try:
-                import lpips
-            except ImportError as error:
-                raise ImportError("`background_lpips_scale` needs the package lpips: `pip install lpips`.") from error
-            try:
-                self._lpips = lpips.LPIPS(net="vgg", verbose=False).eval()
-            except OSError as error:
-                raise OSError(
-                    "`background_lpips_scale` needs torchvision's VGG16, which could not be downloaded: put"
-                    f" vgg16-397923af.pth into {torch.hub.get_dir()}/checkpoints."
-                ) from error
-        return self._lpips.to(self._execution_device)
-
-    @lpips.setter
-    def lpips(self, module: torch.nn.Module) -> None:
-        self._lpips = module
-
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """No gradients for weights: autograd then keeps and computes only what the pictures' gradient needs.
-
-        It keeps the weights as they were in the forward pass, also where offloading or layerwise casting has taken
-        them from the network by the time of the backward pass.
-        """
-        trainable = [
-            (network, name)
-            for network in (self.unet, *(model for model, _, _ in self.clips))
-            for name, parameter in network.named_parameters()
-            if parameter.requires_grad
-        ]
-        blocks = [module for module in self.unet.modules() if getattr(module, "gradient_checkpointing", False)]
-        hooks = [block._diffusers_hook.hooks for block in blocks if hasattr(block, "_diffusers_hook")]
-        if any("group_offloading" in own for own in hooks):
-            raise ValueError(
-                "`unet` is offloaded by whole blocks, of which gradient checkpointing computes parts; use"
-                ' `offload_type="leaf_level"`, or `unet.disable_gradient_checkpointing()`.'
-            )
-        functions = [block._gradient_checkpointing_func for block in blocks]
-        # by name: sequential offloading puts others in their place
-        for network, name in trainable:
-            network.get_parameter(name).requires_grad_(False)
-        for block in blocks:
-            block._gradient_checkpointing_func = recomputed
-        try:
-            with keeping_weights():
-                yield
-        finally:
-            for block, function in zip(blocks, functions, strict=True):
-                block._gradient_checkpointing_func = function
-            for network, name in trainable:
-                network.get_parameter(name).requires_grad_(True)
-
-    def loss_gradient(self, losses: torch.Tensor, wrt: torch.Tensor, largest_scale: float) -> torch.Tensor:
-        """∇ℒ with respect to `wrt`, picture by picture, also where it goes through a network in fp16.
-
-        There the losses are scaled before the backward pass, and the gradient is scaled back in fp32 (Mixed Precision
-        Training, Micikevicius et al. 2018, §3.2). A picture whose gradient overflows all the same has another pass
-        from a smaller loss. Without fp16 there is nothing to scale.
-
-        Args:
-            losses (`torch.Tensor` of shape `(B,)`): each of one picture.
-            wrt (`torch.Tensor` of shape `(B, …)`): in fp32.
-            largest_scale (`float`): of those that the losses are weighted by.
-        """
-        if torch.float16 not in (self.unet.dtype, *(model.dtype for model, _, _ in self.clips)):
-            return torch.autograd.grad(losses.sum(), wrt)[0]
-        # powers of two are exact
-        scale = torch.full_like(losses, 2.0 ** (FP16_LOSS_EXPONENT - math.frexp(largest_scale)[1]))
-        for _ in range(FP16_ATTEMPTS):
-            gradient = torch.autograd.grad((losses * scale).sum(), wrt, retain_graph=True)[0]
-            gradient = gradient / scale.view(-1, 1, 1, 1)
-            overflowed = ~gradient.isfinite().flatten(1).all(dim=1)
-            if not overflowed.any():
-                break
-            scale = torch.where(overflowed, scale / 2**FP16_BACKOFF_EXPONENT, scale)
-        return gradient
-
-    def guide(
-        self,
-        sample: torch.Tensor,
-        pred_original_sample: torch.Tensor,
-        signal: float,
-        noise: float,
-        guidance: Guidance,
-        warps: torch.Tensor,
-    ) -> torch.Tensor:
-        """The direction in which the losses fall, −∇ℒ, of the shape of `sample`.
-
-        With `guidance.gradient == "sample"` the gradient is taken with respect to x_t, through the UNet, and CLIP sees
-        √(1−ᾱ_t)·x̂_0 + (1 − √(1−ᾱ_t))·x_t as in the released code. With `"estimate"` it is taken at x̂_0, as the paper
-        writes it.
-        """
-        scale = (signal**2 + noise**2) ** 0.5  # 1 for DDPM and its kin: there √(1−ᾱ_t) is `noise` itself
-        with torch.enable_grad():
-            if guidance.gradient == "estimate":
-                pred_original_sample = wrt = pred_original_sample.detach().requires_grad_()
-                seen = pred_original_sample
-            else:
-                wrt = sample
-                share = noise / scale
-                seen = share * pred_original_sample + (1 - share) * sample / scale
-            loss = guidance.range_scale * range_penalty(pred_original_sample)
-            if guidance.clip_scale:
-                loss = loss + guidance.clip_scale * self.clip_loss(seen, guidance, warps)
-            if guidance.mse_scale or guidance.lpips_scale:
-                loss = loss + self.background_loss(seen, guidance)
-            gradient = self.loss_gradient(loss * guidance.weights, wrt, guidance.largest_scale)
-        return -gradient / scale if guidance.gradient == "estimate" else -gradient
-
-    def step(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        prev_timestep: torch.Tensor | None,
-        noise_pred: torch.Tensor,
-        variance_pred: torch.Tensor | None,
-        pred_original_sample: torch.Tensor,
-        gradient: torch.Tensor | None,
-        step_noise: torch.Tensor | None,
-        extra_step_kwargs: dict,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From x_t to x_{t−1}: the guided reverse step.
-
-        DDPM shifts the mean, x_{t−1} ~ N(μ + Σ·g, Σ) (Algorithm 2; Dhariwal & Nichol, Algorithm 1). Any other
-        scheduler steps with ε̂ = ε − √(1−ᾱ_t)·g (Dhariwal & Nichol, Algorithm 2). DDPM and DDIM go to the timestep that
-        really comes next, also where timesteps are unevenly spaced, so that blending meets the right level.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: x_{t−1} and the clean estimate, both of the shape of `sample`.
-        """
-        # here the graph that the gradient came from has done its work
-        sample, pred_original_sample = sample.detach(), pred_original_sample.detach()
-        scheduler, config = self.scheduler, self.scheduler.config
-        signal, noise = noise_level(scheduler, timestep)
-        if isinstance(scheduler, DDPMScheduler):
-            if config.clip_sample:
-                pred_original_sample = pred_original_sample.clamp(-config.clip_sample_range, config.clip_sample_range)
-            alpha_bar_prev = 1.0 if prev_timestep is None else noise_level(scheduler, prev_timestep)[0] ** 2
-            mean, variance = ddpm_posterior(
-                sample,
-                pred_original_sample,
-                variance_pred if config.variance_type == "learned_range" else None,
-                signal**2,
-                alpha_bar_prev,
-                fixed_large=config.variance_type.startswith("fixed_large"),
-            )
-            if gradient is not None:
-                mean = mean + variance * gradient
-            if prev_timestep is None:
-                return mean, pred_original_sample
-            return mean + variance.sqrt() * step_noise, pred_original_sample
-
-        if gradient is not None:
-            noise_pred = noise_pred - noise * gradient
-            pred_original_sample = clean_estimate(sample, noise_pred, signal, noise)
-        if isinstance(scheduler, DDIMScheduler):
-            if config.clip_sample:
-                pred_original_sample = pred_original_sample.clamp(-config.clip_sample_range, config.clip_sample_range)
-            if prev_timestep is None:
-                alpha_bar_prev = scheduler.final_alpha_cumprod.item()
-            else:
-                alpha_bar_prev = noise_level(scheduler, prev_timestep)[0] ** 2
-            # DDIM, eq. 12, with σ = 0
-            prev_sample = alpha_bar_prev**0.5 * pred_original_sample + (1 - alpha_bar_prev) ** 0.5 * noise_pred
-            return prev_sample, pred_original_sample
-        prev_sample = scheduler.step(noise_pred, timestep, sample, **extra_step_kwargs).prev_sample
-        return prev_sample, pred_original_sample
-
-    def noised_background(
-        self,
-        source: torch.Tensor,
-        timestep: torch.Tensor,
-        prev_timestep: torch.Tensor | None,
-        generators: list[torch.Generator] | torch.Generator,
-        match_release: bool,
-    ) -> torch.Tensor:
-        """x_bg ~ q(x_{t−1} | x), after the last step the source itself; as released, q(x_t | x), one draw for all."""
-        if match_release:
-            shape, level = (1, *source.shape[1:]), timestep
-        elif prev_timestep is None:
-            return source
-        else:
-            shape, level = source.shape, prev_timestep
-        noise = self.draw_noise(shape, generators)
-        return self.scheduler.add_noise(source, noise, level.expand(len(source)))
-
-    def clip_distance(
-        self, images: torch.Tensor, mask: torch.Tensor, text_embeds: torch.Tensor, match_release: bool = False
-    ) -> torch.Tensor:
-        """The CLIP distance of the plain masked picture, by which the released editor ranks. Shape `(B,)`.
-
-        Args:
-            images (`torch.Tensor` of shape `(B, 3, H, W)`): in [0, 1].
-            mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1].
-            text_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of the prompts.
-            match_release (`bool`): as released: black instead of mid-grey outside the mask, and CLIP's
-                normalisation left out.
-        """
-        if not match_release:
-            masked = F.adaptive_avg_pool2d((2 * images - 1) * mask, self.clip_size)
-            return self.prompt_distance(self.clip_embed(masked.add(1).div(2)), text_embeds)
-        masked = F.interpolate(images * mask, (self.clip_size, self.clip_size), mode="bilinear")
-        return self.prompt_distance(self.clip_embed(masked, normalize=False), text_embeds)
-
-    def surroundings_distance(
-        self,
-        images: torch.Tensor,
-        mask: torch.Tensor,
-        text_embeds: torch.Tensor,
-        label_embeds: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """How badly the edit fits its prompt and its surroundings. Shape `(B,)`, lower is better.
-
-        The mean CLIP distance of the masked and of the whole picture, each plain and in eight warped copies (the same
-        warps for every picture). With labels the distance is −log p of the prompt among them, by CLIP's own
-        temperature, as in its zero-shot classification (Radford et al. 2021): closest to the prompt are often
-        pictures that are close to everything alike.
-
-        Args:
-            images (`torch.Tensor` of shape `(B, 3, H, W)`): in [0, 1].
-            mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1].
-            text_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of the prompts.
-            label_embeds (`torch.Tensor` of shape `(L, D)`, *optional*): of the other things it could be taken for.
-        """
-        signals = 2 * images - 1
-        plain = [F.adaptive_avg_pool2d(view, self.clip_size) for view in (signals * mask, signals)]
-        warps = uniform(torch.Generator().manual_seed(0), (NUM_RANKING_WARPS, NUM_WARP_PARAMETERS), images.device)
-        warped = [warp(view, row.expand(len(view), -1)) for row in warps for view in plain]
-        views = torch.cat(plain + warped).add(1).div(2)
-        embeds = self.clip_embed(views).unflatten(0, (-1, len(images)))
-        distances = self.prompt_distance(embeds, text_embeds)
-        if label_embeds is not None:
-            to_labels = self.prompt_distance(embeds[:, :, None], label_embeds)
-            # the prompt is no rival of its own
-            own = self.prompt_distance(text_embeds[:, None], label_embeds) < 1e-6
-            to_labels = to_labels.masked_fill(own, float("inf"))
-            # a SigLIP's bias is the same for all of them and makes no difference
-            scale = -self.clip_model.logit_scale.exp().to(distances)
-            logits = scale * torch.cat([distances[..., None], to_labels], dim=-1)
-            distances = -logits.log_softmax(dim=-1)[..., 0]
-        return distances.mean(dim=0)
-
-    @staticmethod
-    def is_pasting(enforce_background: bool, blend: bool, match_release: bool) -> bool:
-        # the released editor does not paste in local CLIP-guided diffusion
-        return enforce_background and (blend or not match_release)
-
-    def paste_back(
-        self, result: torch.Tensor, pictures: torch.Tensor, mask: torch.Tensor, pasting: bool
-    ) -> torch.Tensor:
-        """The result in [0, 1], if `pasting` with the photo's own pixels outside the mask. Shape `(B, 3, H, W)`."""
-        edited = self.image_processor.denormalize(result)
-        return paste(pictures, edited, mask) if pasting else edited
-
-    def rank(
-        self,
-        images: torch.Tensor,
-        mask: torch.Tensor,
-        text_embeds: torch.Tensor,
-        label_embeds: torch.Tensor | None,
-        num_images_per_prompt: int,
-        ranking: str,
-        match_release: bool,
-    ) -> tuple[list[float], list[int]]:
-        """The distance of each picture to its prompt, and the indices of the pictures, best first, edit by edit."""
-        if ranking == "region" or match_release:
-            distances = self.clip_distance(images, mask, text_embeds, match_release)
-        else:
-            distances = self.surroundings_distance(images, mask, text_embeds, label_embeds)
-        order = distances.view(-1, num_images_per_prompt).argsort(dim=1)
-        first = torch.arange(0, len(distances), num_images_per_prompt, device=order.device)
-        return distances.tolist(), (order + first[:, None]).flatten().tolist()
-
-    def finish(
-        self,
-        edited: torch.Tensor,
-        originals: list | None,
-        pasting: bool,
-        threshold: float | None,
-        output_type: str,
-    ) -> list[PIL.Image.Image] | np.ndarray | torch.Tensor:
-        """The pictures at their own size, crops back in their photos, as `output_type` says."""
-        if originals is None:
-            return self.image_processor.postprocess(edited, output_type)
-        num_images_per_prompt = len(edited) // len(originals)
-        outputs = []
-        for index, picture in enumerate(edited):
-            photo = self.uncrop(picture, *originals[index // num_images_per_prompt], pasting, threshold)
-            outputs.extend(self.image_processor.postprocess(photo, output_type))
-        return {"pil": list, "np": np.stack, "pt": torch.stack}[output_type](outputs)
-
-
-class BlendedDiffusionPipeline(BlendedDiffusionSteps, DiffusionPipeline):
+class BlendedDiffusionPipeline(DiffusionPipeline):
     r"""
     Pipeline that edits a region of a photo with words: Blended Diffusion (https://arxiv.org/abs/2111.14818).
 
@@ -1469,10 +279,18 @@ class BlendedDiffusionPipeline(BlendedDiffusionSteps, DiffusionPipeline):
         default_candidate_labels (`list[str]` or `str`, *optional*):
             The same for `candidate_labels`; in a string one a line.
 
+    Attributes:
+        clip_chunk_size (`int`, *optional*): how many pictures CLIP looks at together, where memory is short; all if
+            left out. The gradient is the same, and each chunk computed twice for it.
+
     Raises:
         ValueError: a component cannot work here, for example a scheduler that predicts velocity.
     """
 
+    _optional_components = ["clip_model_2", "tokenizer_2", "feature_extractor_2"]
+    _callback_tensor_inputs = ["latents", "pred_original_sample", "mask"]
+    image_processor = VaeImageProcessor(vae_scale_factor=1, do_normalize=False)
+    clip_chunk_size: int | None = None
     model_cpu_offload_seq = "unet"
     # CLIP's gradient is needed together with the UNet's at every step: moving it to and fro would only cost time
     _exclude_from_cpu_offload = ["clip_model", "clip_model_2"]
@@ -1520,21 +338,6 @@ class BlendedDiffusionPipeline(BlendedDiffusionSteps, DiffusionPipeline):
         self.check_components()
         self._lpips = None
         self._interrupt = False
-
-    @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        return self._interrupt
-
-    def enable_group_offload(
-        self, onload_device: torch.device, *args, exclude_modules: str | list[str] | None = None, **kwargs
-    ) -> None:
-        """As in [`DiffusionPipeline`], but CLIP stays on `onload_device` unless `exclude_modules` says otherwise."""
-        exclude_modules = self._exclude_from_cpu_offload if exclude_modules is None else exclude_modules
-        super().enable_group_offload(onload_device, *args, exclude_modules=exclude_modules, **kwargs)
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -1808,6 +611,942 @@ class BlendedDiffusionPipeline(BlendedDiffusionSteps, DiffusionPipeline):
             return outputs, clip_distances, order
         return BlendedDiffusionPipelineOutput(images=outputs, clip_distances=clip_distances, ranking=order)
 
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The steps, in the order in which the call takes them
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        generators: list[torch.Generator] | torch.Generator,
+        class_labels: int | list[int] | torch.Tensor | None,
+        num_augmentations: int,
+        match_release: bool,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+        """What is random in a step before its background, in the released order: the classes, the noise, the warps.
+
+        The warps are drawn in any case: what a picture draws must not depend on whether its neighbours are guided.
+
+        Returns:
+            `tuple`: the classes `(B,)` of a class-conditional network; the noise of the sample's `shape`
+            `(B, 3, H, W)`, for schedulers that add some; and the warps `(B, num_augmentations − 1, 13)`.
+        """
+        labels = self.prepare_class_labels(class_labels, generators, shape[0])
+        step_noise = None
+        if match_release or isinstance(self.scheduler, DDPMScheduler):
+            step_noise = self.draw_noise(shape, generators)
+        num_warps = max(num_augmentations - 1, 0)
+        warps = uniform(generators, (shape[0], num_warps, NUM_WARP_PARAMETERS), self._execution_device)
+        return labels, step_noise, warps
+
+    def draw_noise(self, shape: tuple[int, ...], generators: list[torch.Generator] | torch.Generator) -> torch.Tensor:
+        """Gaussian noise of `shape`, fp32; with a list of generators each picture's comes from its own."""
+        return randn_tensor(tuple(shape), generator=generators, device=self._execution_device)
+
+    def prepare_class_labels(
+        self,
+        class_labels: int | list[int] | torch.Tensor | None,
+        generators: list[torch.Generator] | torch.Generator,
+        batch_size: int,
+    ) -> torch.Tensor | None:
+        """The classes of a class-conditional network, shape `(B,)`: those given, or fresh random ones."""
+        num_classes = self.unet.config.num_class_embeds
+        if num_classes is None:
+            return None
+        if class_labels is None:
+            draws = uniform(generators, (batch_size, 1), self._execution_device)
+            return (draws.flatten() * num_classes).long()
+        return torch.as_tensor(class_labels, device=self._execution_device).flatten().expand(batch_size)
+
+    def estimate(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        class_labels: torch.Tensor | None,
+        differentiable: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """x̂_0, with the only forward of the UNet in a step.
+
+        Returns:
+            `tuple`: x_t, the predicted noise, the raw variance if the network learned one, and the clean estimate; if
+            `differentiable`, autograd knows how the last one depends on the first.
+        """
+        with torch.set_grad_enabled(differentiable):
+            sample = latents.detach().requires_grad_(differentiable)
+            noise_pred, variance_pred = self.predict(sample, timestep, class_labels)
+            pred_original_sample = clean_estimate(sample, noise_pred, *noise_level(self.scheduler, timestep))
+        # the graph goes when its only holder, the estimate, is replaced
+        variance_pred = None if variance_pred is None else variance_pred.detach()
+        return sample, noise_pred.detach(), variance_pred, pred_original_sample
+
+    def predict(
+        self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One forward of the UNet: the predicted noise and, if the network learned one, the raw variance, in fp32."""
+        model_input = rounded(self.scheduler.scale_model_input(sample, timestep), self.unet.dtype)
+        output = self.unet(model_input, timestep, class_labels=class_labels).sample.float()
+        noise_pred, variance_pred = output[:, :3], output[:, 3:]
+        return noise_pred, variance_pred if variance_pred.shape[1] else None
+
+    def guide(
+        self,
+        sample: torch.Tensor,
+        pred_original_sample: torch.Tensor,
+        signal: float,
+        noise: float,
+        guidance: Guidance,
+        warps: torch.Tensor,
+    ) -> torch.Tensor:
+        """The direction in which the losses fall, −∇ℒ, of the shape of `sample`.
+
+        With `guidance.gradient == "sample"` the gradient is taken with respect to x_t, through the UNet, and CLIP sees
+        √(1−ᾱ_t)·x̂_0 + (1 − √(1−ᾱ_t))·x_t as in the released code. With `"estimate"` it is taken at x̂_0, as the paper
+        writes it.
+        """
+        scale = (signal**2 + noise**2) ** 0.5  # 1 for DDPM and its kin: there √(1−ᾱ_t) is `noise` itself
+        with torch.enable_grad():
+            if guidance.gradient == "estimate":
+                pred_original_sample = wrt = pred_original_sample.detach().requires_grad_()
+                seen = pred_original_sample
+            else:
+                wrt = sample
+                share = noise / scale
+                seen = share * pred_original_sample + (1 - share) * sample / scale
+            loss = guidance.range_scale * range_penalty(pred_original_sample)
+            if guidance.clip_scale:
+                loss = loss + guidance.clip_scale * self.clip_loss(seen, guidance, warps)
+            if guidance.mse_scale or guidance.lpips_scale:
+                loss = loss + self.background_loss(seen, guidance)
+            gradient = self.loss_gradient(loss * guidance.weights, wrt, guidance.largest_scale)
+        return -gradient / scale if guidance.gradient == "estimate" else -gradient
+
+    def clip_loss(self, estimate: torch.Tensor, guidance: Guidance, warps: torch.Tensor) -> torch.Tensor:
+        """D_CLIP: the distance of the masked estimate to the prompt, averaged over the copies. Shape `(B,)`.
+
+        Less the distance to the negative prompt, plus by how much a copy is closer to its rival than to its prompt.
+        """
+        plain = F.adaptive_avg_pool2d(estimate * guidance.mask, self.clip_size)
+        copies = [plain] + [warp(plain, warps[:, n]) for n in range(warps.shape[1])]
+        embeds = self.clip_embed(torch.cat(copies).add(1).div(2)).unflatten(0, (len(copies), -1))
+        distance = self.prompt_distance(embeds, guidance.text_embeds)
+        to_negative = self.prompt_distance(embeds, guidance.negative_embeds)
+        excess = F.relu(distance - self.prompt_distance(embeds, guidance.rival_embeds))
+        return (
+            distance.mean(dim=0)
+            - guidance.negative_weights * to_negative.mean(dim=0)
+            + guidance.rival_weights * excess.mean(dim=0)
+        )
+
+    def clip_embed(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """CLIP's image embeddings `(N, D)`, fp32.
+
+        Args:
+            images (`torch.Tensor` of shape `(N, 3, S, S)`): in [0, 1], S being [`BlendedDiffusionPipeline.clip_size`].
+            normalize (`bool`): bring the colours to the mean and standard deviation that CLIP expects.
+        """
+        if self.clip_chunk_size is not None and len(images) > self.clip_chunk_size:
+            embed = functools.partial(self.clip_embed, normalize=normalize)
+            return torch.cat([recomputed(embed, chunk) for chunk in images.split(self.clip_chunk_size)])
+        embeds = []
+        for model, _, feature_extractor in self.clips:
+            pixel_values = F.adaptive_avg_pool2d(images, model.config.vision_config.image_size)
+            if normalize:
+                mean = images.new_tensor(feature_extractor.image_mean).view(1, 3, 1, 1)
+                std = images.new_tensor(feature_extractor.image_std).view(1, 3, 1, 1)
+                pixel_values = (pixel_values - mean) / std
+            features = model.get_image_features(pixel_values=rounded(pixel_values, model.dtype)).pooler_output
+            embeds.append(features.to(images.device, torch.float32))
+        return torch.cat(embeds, dim=1)
+
+    def prompt_distance(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+        """The [`spherical_distance`] of embeddings `(…, D)`, with two CLIPs the mean of what each of them finds."""
+        pairs = zip(image_embeds.split(self.embed_dims, -1), text_embeds.split(self.embed_dims, -1), strict=True)
+        return torch.stack([spherical_distance(*pair) for pair in pairs]).mean(dim=0)
+
+    def background_loss(self, estimate: torch.Tensor, guidance: Guidance) -> torch.Tensor:
+        """D_bg of Algorithm 1: how far the estimate has left the source outside the mask. Shape `(B,)`."""
+        background = estimate * (1 - guidance.mask)
+        # the released code compares with the whole source and takes the MSE's mean over the batch too
+        source = guidance.image if guidance.match_release else guidance.image * (1 - guidance.mask)
+        shared = len(estimate) if guidance.match_release else 1
+        loss = guidance.mse_scale / shared * background_mse(background, source)
+        if guidance.lpips_scale:
+            loss = loss + guidance.lpips_scale * self.lpips(background, source).flatten()
+        return loss
+
+    @property
+    def lpips(self) -> torch.nn.Module:
+        """The perceptual distance of Zhang et al. 2018 on VGG16, made at first use unless it was set.
+
+        Raises:
+            ImportError: the package `lpips` is not installed.
+            OSError: its backbone is neither in torch's cache nor can it be downloaded.
+        """
+        if self._lpips is None:
+            try:
+                import lpips
+            except ImportError as error:
+                raise ImportError("`background_lpips_scale` needs the package lpips: `pip install lpips`.") from error
+            try:
+                self._lpips = lpips.LPIPS(net="vgg", verbose=False).eval()
+            except OSError as error:
+                raise OSError(
+                    "`background_lpips_scale` needs torchvision's VGG16, which could not be downloaded: put"
+                    f" vgg16-397923af.pth into {torch.hub.get_dir()}/checkpoints."
+                ) from error
+        return self._lpips.to(self._execution_device)
+
+    @lpips.setter
+    def lpips(self, module: torch.nn.Module) -> None:
+        self._lpips = module
+
+    def loss_gradient(self, losses: torch.Tensor, wrt: torch.Tensor, largest_scale: float) -> torch.Tensor:
+        """∇ℒ with respect to `wrt`, picture by picture, also where it goes through a network in fp16.
+
+        There the losses are scaled before the backward pass, and the gradient is scaled back in fp32 (Mixed Precision
+        Training, Micikevicius et al. 2018, §3.2). A picture whose gradient overflows all the same has another pass
+        from a smaller loss. Without fp16 there is nothing to scale.
+
+        Args:
+            losses (`torch.Tensor` of shape `(B,)`): each of one picture.
+            wrt (`torch.Tensor` of shape `(B, …)`): in fp32.
+            largest_scale (`float`): of those that the losses are weighted by.
+        """
+        if torch.float16 not in (self.unet.dtype, *(model.dtype for model, _, _ in self.clips)):
+            return torch.autograd.grad(losses.sum(), wrt)[0]
+        # powers of two are exact
+        scale = torch.full_like(losses, 2.0 ** (FP16_LOSS_EXPONENT - math.frexp(largest_scale)[1]))
+        for _ in range(FP16_ATTEMPTS):
+            gradient = torch.autograd.grad((losses * scale).sum(), wrt, retain_graph=True)[0]
+            gradient = gradient / scale.view(-1, 1, 1, 1)
+            overflowed = ~gradient.isfinite().flatten(1).all(dim=1)
+            if not overflowed.any():
+                break
+            scale = torch.where(overflowed, scale / 2**FP16_BACKOFF_EXPONENT, scale)
+        return gradient
+
+    def step(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        prev_timestep: torch.Tensor | None,
+        noise_pred: torch.Tensor,
+        variance_pred: torch.Tensor | None,
+        pred_original_sample: torch.Tensor,
+        gradient: torch.Tensor | None,
+        step_noise: torch.Tensor | None,
+        extra_step_kwargs: dict,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """From x_t to x_{t−1}: the guided reverse step.
+
+        DDPM shifts the mean, x_{t−1} ~ N(μ + Σ·g, Σ) (Algorithm 2; Dhariwal & Nichol, Algorithm 1). Any other
+        scheduler steps with ε̂ = ε − √(1−ᾱ_t)·g (Dhariwal & Nichol, Algorithm 2). DDPM and DDIM go to the timestep that
+        really comes next, also where timesteps are unevenly spaced, so that blending meets the right level.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: x_{t−1} and the clean estimate, both of the shape of `sample`.
+        """
+        # here the graph that the gradient came from has done its work
+        sample, pred_original_sample = sample.detach(), pred_original_sample.detach()
+        scheduler, config = self.scheduler, self.scheduler.config
+        signal, noise = noise_level(scheduler, timestep)
+        if isinstance(scheduler, DDPMScheduler):
+            if config.clip_sample:
+                pred_original_sample = pred_original_sample.clamp(-config.clip_sample_range, config.clip_sample_range)
+            alpha_bar_prev = 1.0 if prev_timestep is None else noise_level(scheduler, prev_timestep)[0] ** 2
+            mean, variance = ddpm_posterior(
+                sample,
+                pred_original_sample,
+                variance_pred if config.variance_type == "learned_range" else None,
+                signal**2,
+                alpha_bar_prev,
+                fixed_large=config.variance_type.startswith("fixed_large"),
+            )
+            if gradient is not None:
+                mean = mean + variance * gradient
+            if prev_timestep is None:
+                return mean, pred_original_sample
+            return mean + variance.sqrt() * step_noise, pred_original_sample
+
+        if gradient is not None:
+            noise_pred = noise_pred - noise * gradient
+            pred_original_sample = clean_estimate(sample, noise_pred, signal, noise)
+        if isinstance(scheduler, DDIMScheduler):
+            if config.clip_sample:
+                pred_original_sample = pred_original_sample.clamp(-config.clip_sample_range, config.clip_sample_range)
+            if prev_timestep is None:
+                alpha_bar_prev = scheduler.final_alpha_cumprod.item()
+            else:
+                alpha_bar_prev = noise_level(scheduler, prev_timestep)[0] ** 2
+            # DDIM, eq. 12, with σ = 0
+            prev_sample = alpha_bar_prev**0.5 * pred_original_sample + (1 - alpha_bar_prev) ** 0.5 * noise_pred
+            return prev_sample, pred_original_sample
+        prev_sample = scheduler.step(noise_pred, timestep, sample, **extra_step_kwargs).prev_sample
+        return prev_sample, pred_original_sample
+
+    def noised_background(
+        self,
+        source: torch.Tensor,
+        timestep: torch.Tensor,
+        prev_timestep: torch.Tensor | None,
+        generators: list[torch.Generator] | torch.Generator,
+        match_release: bool,
+    ) -> torch.Tensor:
+        """x_bg ~ q(x_{t−1} | x), after the last step the source itself; as released, q(x_t | x), one draw for all."""
+        if match_release:
+            shape, level = (1, *source.shape[1:]), timestep
+        elif prev_timestep is None:
+            return source
+        else:
+            shape, level = source.shape, prev_timestep
+        noise = self.draw_noise(shape, generators)
+        return self.scheduler.add_noise(source, noise, level.expand(len(source)))
+
+    def paste_back(
+        self, result: torch.Tensor, pictures: torch.Tensor, mask: torch.Tensor, pasting: bool
+    ) -> torch.Tensor:
+        """The result in [0, 1], if `pasting` with the photo's own pixels outside the mask. Shape `(B, 3, H, W)`."""
+        edited = self.image_processor.denormalize(result)
+        return paste(pictures, edited, mask) if pasting else edited
+
+    @staticmethod
+    def is_pasting(enforce_background: bool, blend: bool, match_release: bool) -> bool:
+        # the released editor does not paste in local CLIP-guided diffusion
+        return enforce_background and (blend or not match_release)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Preparation
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def setting(self, name: str, value):
+        """A call's setting, or the checkpoint's own where the call leaves it out (`None`)."""
+        return self.config[f"default_{name}"] if value is None else value
+
+    def gradient_left_out(self, match_release: bool) -> str:
+        """The `guidance_gradient` of a call that does not say: the checkpoint's own, or the released editor's."""
+        return "sample" if match_release else self.config.default_guidance_gradient
+
+    @staticmethod
+    def mask_threshold(soft_mask: bool, match_release: bool) -> float | None:
+        """From which value on a mask counts as white: as released, anything but black. `None` keeps the greys."""
+        return None if soft_mask else 1 / 255 if match_release else 0.5
+
+    def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
+        """CLIP's text embeddings, shape `(len(prompt), D)`, fp32. Text beyond CLIP's length is cut with a warning."""
+        embeds = []
+        for model, tokenizer, _ in self.clips:
+            max_length = model.config.text_config.max_position_embeddings
+            tokens = tokenizer(
+                prompt, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
+            ).input_ids.to(self._execution_device)
+            untruncated = tokenizer(prompt, padding="longest", return_tensors="pt").input_ids
+            if untruncated.shape[-1] > max_length:
+                removed = tokenizer.batch_decode(untruncated[:, max_length - 1 : -1], skip_special_tokens=True)
+                logger.warning(
+                    "The following part of your input was truncated because CLIP can only handle sequences up to"
+                    f" {max_length} tokens: {removed}"
+                )
+            # with `device_map="balanced"` a CLIP may have a device of its own
+            embeds.append(model.get_text_features(input_ids=tokens).pooler_output.to(tokens.device, torch.float32))
+        return torch.cat(embeds, dim=1)
+
+    def prepare_prompt(
+        self, prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embeddings `(N, D)` of words or those given, and the weights `(N,)`: 0 for an empty prompt, else 1."""
+        device = self._execution_device
+        if prompt_embeds is not None:
+            return prompt_embeds.to(device, torch.float32), torch.ones(len(prompt_embeds), device=device)
+        prompts = prompt if isinstance(prompt, list) else [prompt or ""]
+        return self.encode_prompt(prompts), torch.tensor([float(text != "") for text in prompts], device=device)
+
+    def prepare_edits(
+        self,
+        prompts: tuple[torch.Tensor, torch.Tensor],
+        negatives: tuple[torch.Tensor, torch.Tensor],
+        rivals: tuple[torch.Tensor, torch.Tensor],
+        image: PipelineImageInput,
+        mask_image: PipelineImageInput | None,
+        num_images_per_prompt: int,
+        padding_mask_crop: int | None,
+        threshold: float | None,
+        rival_scale: float,
+        match_release: bool,
+        **guidance,
+    ) -> tuple[torch.Tensor, list | None, Guidance]:
+        """Lines up one photo, mask and prompt for each picture, at the UNet's size.
+
+        Args:
+            prompts, negatives, rivals: embeddings and weights, as [`prepare_prompt`] gives them.
+            threshold (`float`, *optional*): from which value on a mask is white.
+            guidance: what else the [`Guidance`] is made of.
+
+        Returns:
+            `tuple[torch.Tensor, list | None, Guidance]`: the photos `(B, 3, H, W)` in [0, 1]; with
+            `padding_mask_crop` for each edit the photo and mask as they came and the region cropped; the guidance.
+        """
+        images = to_image_list(image, "image", 3)
+        masks = [None] if mask_image is None else to_image_list(mask_image, "mask_image", 1)
+        num_edits = max(len(images), len(masks), *(len(weights) for _, weights in (prompts, negatives, rivals)))
+
+        def per_picture(tensor: torch.Tensor) -> torch.Tensor:
+            tensor = tensor if len(tensor) == num_edits else tensor.expand(num_edits, *tensor.shape[1:])
+            return tensor.repeat_interleave(num_images_per_prompt, dim=0)
+
+        originals = None
+        if padding_mask_crop is not None:
+            originals = []
+            for i in range(num_edits):
+                photo, mask = images[i % len(images)], masks[i % len(masks)]
+                originals.append((photo, mask, self.crop_region(mask, padding_mask_crop, threshold)))
+            images = [crop(photo, region) for photo, _, region in originals]
+            masks = [crop(mask, region) for _, mask, region in originals]
+        pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
+        mask = per_picture(torch.cat([self.prepare_mask(item, threshold, match_release) for item in masks]))
+        (text_embeds, weights), (negative_embeds, negative_weights) = prompts, negatives
+        rival_embeds, rival_weights = rivals
+        return (
+            pictures,
+            originals,
+            Guidance(
+                text_embeds=per_picture(text_embeds),
+                weights=per_picture(weights),
+                negative_embeds=per_picture(negative_embeds),
+                negative_weights=per_picture(negative_weights),
+                rival_embeds=per_picture(rival_embeds),
+                rival_weights=rival_scale * per_picture(rival_weights),
+                image=self.image_processor.normalize(pictures),
+                mask=mask,
+                match_release=match_release,
+                **guidance,
+            ),
+        )
+
+    def prepare_image(self, image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
+        """A picture at the UNet's size: shape `(1, C, H, W)`, in [0, 1], fp32."""
+        image = image if isinstance(image, PIL.Image.Image) else image[None]
+        return self.image_processor.preprocess(image, *self.sample_size).to(self._execution_device)
+
+    def prepare_mask(
+        self, mask: PIL.Image.Image | torch.Tensor | None, threshold: float | None, match_release: bool
+    ) -> torch.Tensor:
+        """A mask at the UNet's size: shape `(1, 1, H, W)`, in [0, 1], binary at `threshold` unless that is `None`.
+
+        With `match_release` it is resized to the nearest pixel, as released.
+
+        Raises:
+            ValueError: the mask is so small that nothing is left of it at the UNet's size.
+        """
+        if mask is None:
+            return torch.ones(1, 1, *self.sample_size, device=self._execution_device)
+        if match_release and isinstance(mask, PIL.Image.Image):
+            mask = mask.resize(self.sample_size[::-1], PIL.Image.Resampling.NEAREST)
+        mask = binarize(self.prepare_image(mask), threshold)
+        if not mask.any():
+            raise ValueError(
+                f"`mask_image` has nothing white left at the network's size of {self.sample_size[1]}×"
+                f"{self.sample_size[0]} pixels; paint a larger region or set `padding_mask_crop`."
+            )
+        return mask
+
+    def crop_region(
+        self, mask: PIL.Image.Image | torch.Tensor, padding: int, threshold: float | None
+    ) -> tuple[int, int, int, int]:
+        """`(left, top, right, bottom)` round the white of a mask, with `padding`, of the UNet's aspect if it fits."""
+        height, width = self.sample_size
+        return self.image_processor.get_crop_region(
+            to_pil(binarize(to_tensor(mask), threshold)), width, height, pad=padding
+        )
+
+    def get_timesteps(
+        self, num_inference_steps: int, strength: float, match_release: bool, device: torch.device
+    ) -> torch.Tensor:
+        """The timesteps that are left after skipping the first `1 − strength` of them, first to last."""
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        timesteps, order = self.scheduler.timesteps, self.scheduler.order
+        if match_release:
+            released = released_timesteps(num_inference_steps, self.scheduler.config.num_train_timesteps)
+            timesteps = torch.tensor(released, device=device)
+        start = (num_inference_steps - self.num_steps_left(num_inference_steps, strength)) * order
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(start)
+        return timesteps[start:]
+
+    @staticmethod
+    def num_steps_left(num_inference_steps: int, strength: float) -> int:
+        # the tolerance keeps 0.29 · 100 = 28.999999999999996 from losing a step
+        return min(int(num_inference_steps * strength + 1e-6), num_inference_steps)
+
+    @staticmethod
+    def prepare_generators(
+        generator: torch.Generator | list[torch.Generator] | None, batch_size: int, match_release: bool
+    ) -> list[torch.Generator] | torch.Generator:
+        """One generator per picture; as released, a single one draws for the whole batch jointly."""
+        if match_release and isinstance(generator, torch.Generator):
+            return generator
+        return generators_per_image(generator, batch_size)
+
+    def prepare_latents(
+        self,
+        image: torch.Tensor,
+        timestep: torch.Tensor,
+        generator: list[torch.Generator] | torch.Generator,
+        latents: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The source noised to the first timestep: x_k ~ q(x_k | x), by `latents` if given."""
+        if latents is None:
+            latents = self.draw_noise(image.shape, generator)
+        return self.scheduler.add_noise(image, latents.to(image), timestep.expand(len(image)))
+
+    def prepare_extra_step_kwargs(self, generator: list[torch.Generator] | torch.Generator) -> dict:
+        accepts_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        return {"generator": generator} if accepts_generator else {}
+
+    @property
+    def sample_size(self) -> tuple[int, int]:
+        """`(height, width)` the UNet works at."""
+        size = self.unet.config.sample_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def clips(
+        self,
+    ) -> list[tuple[CLIPModel | SiglipModel, PreTrainedTokenizerBase, CLIPImageProcessor | SiglipImageProcessor]]:
+        """The CLIP that guides, or the two that do together, each with its tokenizer and image processor."""
+        first = (self.clip_model, self.tokenizer, self.feature_extractor)
+        second = (self.clip_model_2, self.tokenizer_2, self.feature_extractor_2)
+        return [first] if self.clip_model_2 is None else [first, second]
+
+    @property
+    def embed_dims(self) -> list[int]:
+        """How long each CLIP's embeddings are."""
+        # SigLIP has no projection of its own behind its towers
+        configs = [model.config for model, _, _ in self.clips]
+        return [
+            config.projection_dim if hasattr(config, "projection_dim") else config.text_config.projection_size
+            for config in configs
+        ]
+
+    @property
+    def clip_size(self) -> int:
+        """The width and height of the pictures for CLIP, the largest one's."""
+        return max(model.config.vision_config.image_size for model, _, _ in self.clips)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Ranking
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def rank(
+        self,
+        images: torch.Tensor,
+        mask: torch.Tensor,
+        text_embeds: torch.Tensor,
+        label_embeds: torch.Tensor | None,
+        num_images_per_prompt: int,
+        ranking: str,
+        match_release: bool,
+    ) -> tuple[list[float], list[int]]:
+        """The distance of each picture to its prompt, and the indices of the pictures, best first, edit by edit."""
+        if ranking == "region" or match_release:
+            distances = self.clip_distance(images, mask, text_embeds, match_release)
+        else:
+            distances = self.surroundings_distance(images, mask, text_embeds, label_embeds)
+        order = distances.view(-1, num_images_per_prompt).argsort(dim=1)
+        first = torch.arange(0, len(distances), num_images_per_prompt, device=order.device)
+        return distances.tolist(), (order + first[:, None]).flatten().tolist()
+
+    def surroundings_distance(
+        self,
+        images: torch.Tensor,
+        mask: torch.Tensor,
+        text_embeds: torch.Tensor,
+        label_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """How badly the edit fits its prompt and its surroundings. Shape `(B,)`, lower is better.
+
+        The mean CLIP distance of the masked and of the whole picture, each plain and in eight warped copies (the same
+        warps for every picture). With labels the distance is −log p of the prompt among them, by CLIP's own
+        temperature, as in its zero-shot classification (Radford et al. 2021): closest to the prompt are often
+        pictures that are close to everything alike.
+
+        Args:
+            images (`torch.Tensor` of shape `(B, 3, H, W)`): in [0, 1].
+            mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1].
+            text_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of the prompts.
+            label_embeds (`torch.Tensor` of shape `(L, D)`, *optional*): of the other things it could be taken for.
+        """
+        signals = 2 * images - 1
+        plain = [F.adaptive_avg_pool2d(view, self.clip_size) for view in (signals * mask, signals)]
+        warps = uniform(torch.Generator().manual_seed(0), (NUM_RANKING_WARPS, NUM_WARP_PARAMETERS), images.device)
+        warped = [warp(view, row.expand(len(view), -1)) for row in warps for view in plain]
+        views = torch.cat(plain + warped).add(1).div(2)
+        embeds = self.clip_embed(views).unflatten(0, (-1, len(images)))
+        distances = self.prompt_distance(embeds, text_embeds)
+        if label_embeds is not None:
+            to_labels = self.prompt_distance(embeds[:, :, None], label_embeds)
+            # the prompt is no rival of its own
+            own = self.prompt_distance(text_embeds[:, None], label_embeds) < 1e-6
+            to_labels = to_labels.masked_fill(own, float("inf"))
+            # a SigLIP's bias is the same for all of them and makes no difference
+            scale = -self.clip_model.logit_scale.exp().to(distances)
+            logits = scale * torch.cat([distances[..., None], to_labels], dim=-1)
+            distances = -logits.log_softmax(dim=-1)[..., 0]
+        return distances.mean(dim=0)
+
+    def clip_distance(
+        self, images: torch.Tensor, mask: torch.Tensor, text_embeds: torch.Tensor, match_release: bool = False
+    ) -> torch.Tensor:
+        """The CLIP distance of the plain masked picture, by which the released editor ranks. Shape `(B,)`.
+
+        Args:
+            images (`torch.Tensor` of shape `(B, 3, H, W)`): in [0, 1].
+            mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1].
+            text_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of the prompts.
+            match_release (`bool`): as released: black instead of mid-grey outside the mask, and CLIP's
+                normalisation left out.
+        """
+        if not match_release:
+            masked = F.adaptive_avg_pool2d((2 * images - 1) * mask, self.clip_size)
+            return self.prompt_distance(self.clip_embed(masked.add(1).div(2)), text_embeds)
+        masked = F.interpolate(images * mask, (self.clip_size, self.clip_size), mode="bilinear")
+        return self.prompt_distance(self.clip_embed(masked, normalize=False), text_embeds)
+
+    def finish(
+        self,
+        edited: torch.Tensor,
+        originals: list | None,
+        pasting: bool,
+        threshold: float | None,
+        output_type: str,
+    ) -> list[PIL.Image.Image] | np.ndarray | torch.Tensor:
+        """The pictures at their own size, crops back in their photos, as `output_type` says."""
+        if originals is None:
+            return self.image_processor.postprocess(edited, output_type)
+        num_images_per_prompt = len(edited) // len(originals)
+        outputs = []
+        for index, picture in enumerate(edited):
+            photo = self.uncrop(picture, *originals[index // num_images_per_prompt], pasting, threshold)
+            outputs.extend(self.image_processor.postprocess(photo, output_type))
+        return {"pil": list, "np": np.stack, "pt": torch.stack}[output_type](outputs)
+
+    def uncrop(
+        self,
+        picture: torch.Tensor,
+        photo: PIL.Image.Image | torch.Tensor,
+        mask: PIL.Image.Image | torch.Tensor,
+        region: tuple[int, int, int, int],
+        pasting: bool,
+        threshold: float | None,
+    ) -> torch.Tensor:
+        """The edited crop `(3, H, W)` put back into its photo through the mask: `(1, 3, height, width)`, in [0, 1]."""
+        photo = to_tensor(photo).to(picture.device, copy=True)
+        left, top, right, bottom = region
+        size = (bottom - top, right - left)
+        window = F.interpolate(picture[None], size, mode="bicubic", antialias=True).clamp(0, 1)[0]
+        if pasting:
+            weights = binarize(to_tensor(mask)[:, top:bottom, left:right], threshold).to(picture.device)
+            window = paste(photo[:, top:bottom, left:right], window, weights)
+        photo[:, top:bottom, left:right] = window
+        return photo[None]
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Checks
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def check_components(self, *needed: str) -> None:
+        """Raises a `ValueError` if the components cannot do this job, or one of the `needed` ones is not there."""
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ValueError(f"`{name}` is not loaded; set `pipe.{name}` to {COMPONENTS[name][0]}.")
+        missing = [name for name in self._optional_components if getattr(self, name) is None]
+        if 0 < len(missing) < len(self._optional_components):
+            raise ValueError(f"`{missing[0]}` is missing; a second CLIP needs all of {self._optional_components}.")
+        for name, part in self.components.items():
+            expected, suits = COMPONENTS[name.removesuffix("_2")]
+            if part is not None and not suits(part):
+                raise ValueError(f"`{name}` is {type(part).__name__}; expected {expected}.")
+        if self.scheduler is not None:
+            self.check_scheduler()
+        if self.unet is not None:
+            self.check_unet()
+
+    def check_scheduler(self) -> None:
+        """Raises a `ValueError` if the scheduler cannot do this job."""
+        scheduler, config, name = self.scheduler, self.scheduler.config, type(self.scheduler).__name__
+        if not isinstance(scheduler, SchedulerMixin) or not hasattr(scheduler, "alphas_cumprod"):
+            raise ValueError(
+                f"`scheduler` is {name}, which has no `alphas_cumprod`; a scheduler of the DDPM family is needed, such"
+                " as DDPMScheduler or DDIMScheduler."
+            )
+        if name.endswith("InverseScheduler"):
+            raise ValueError(
+                f"`scheduler` is {name}, which goes from picture to noise; one that goes from noise to picture is"
+                " needed, such as DDPMScheduler or DDIMScheduler."
+            )
+        steps_by_itself = not isinstance(scheduler, (DDPMScheduler, DDIMScheduler))
+        if name in LEVEL_LOSING_SCHEDULERS or (steps_by_itself and not hasattr(scheduler, "set_begin_index")):
+            raise ValueError(
+                f"`scheduler` is {name}, which leaves the noise level of the photo outside the mask when it begins in"
+                " the middle of its timesteps or between two of them; use for example DDPMScheduler, DDIMScheduler,"
+                " DPMSolverMultistepScheduler or EulerDiscreteScheduler."
+            )
+        for option in ("rescale_betas_zero_snr", "use_flow_sigmas"):
+            if config.get(option):
+                raise ValueError(
+                    f"`scheduler` has {option}=True, which suits no network that predicts noise; set it to False."
+                )
+        if config.get("prediction_type", "epsilon") != "epsilon":
+            raise ValueError(f"`scheduler` has prediction_type={config.prediction_type!r}; guidance needs 'epsilon'.")
+        if not steps_by_itself and config.thresholding:
+            raise ValueError("`scheduler` has thresholding=True, which guidance does not support; set it to False.")
+
+    def check_unet(self) -> None:
+        """Raises a `ValueError` if the network cannot do this job, or not with this scheduler."""
+        config = self.unet.config
+        if "cross_attention_dim" in config:
+            raise ValueError(f"`unet` is {type(self.unet).__name__}, which needs text; expected a UNet2DModel.")
+        if not isinstance(config.get("sample_size"), (int, list, tuple)):
+            raise ValueError(
+                f"`unet` has sample_size={config.get('sample_size')}; the size it was trained at is needed."
+            )
+        if config.in_channels != 3 or config.out_channels not in (3, 6):
+            raise ValueError(
+                f"`unet` takes {config.in_channels} and gives {config.out_channels} channels; 3 in and 3 or 6 (with a"
+                " learned variance) out are needed."
+            )
+        if config.get("time_embedding_type") == "fourier":
+            raise ValueError("`unet` is conditioned on Fourier features of sigma; one that takes timesteps is needed.")
+        if isinstance(self.scheduler, DDPMScheduler):
+            variance_type = self.scheduler.config.variance_type
+            if variance_type == "learned" or (variance_type == "learned_range" and config.out_channels == 3):
+                raise ValueError(
+                    f"`scheduler` has variance_type={variance_type!r} and `unet` gives {config.out_channels} channels;"
+                    " use 'learned_range' with 6 channels, or 'fixed_small' or 'fixed_large'."
+                )
+
+    def check_steps(self, num_inference_steps: int, strength: float) -> None:
+        """Raises a `ValueError` if these leave no step to take, or more than the network knows."""
+        if not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1:
+            raise ValueError(
+                f"`num_inference_steps` is {num_inference_steps!r}; expected a whole number of at least 1."
+            )
+        if num_inference_steps > self.scheduler.config.num_train_timesteps:
+            raise ValueError(
+                f"`num_inference_steps` is {num_inference_steps}; the network knows at most"
+                f" {self.scheduler.config.num_train_timesteps} timesteps."
+            )
+        if not isinstance(strength, numbers.Real) or not 0 < strength <= 1:
+            raise ValueError(f"`strength` is {strength!r}; expected a number above 0 and at most 1.")
+        if self.num_steps_left(num_inference_steps, strength) == 0:
+            raise ValueError(
+                f"`strength` {strength} of `num_inference_steps` {num_inference_steps} leaves no step to take; raise"
+                " one of them."
+            )
+
+    def check_inputs(
+        self,
+        prompt,
+        image,
+        mask_image,
+        negative_prompt,
+        num_inference_steps,
+        strength,
+        num_images_per_prompt,
+        num_augmentations,
+        scales,
+        guidance_gradient,
+        match_release,
+        padding_mask_crop,
+        class_labels,
+        generator,
+        latents,
+        output_type,
+        callback_on_step_end_tensor_inputs,
+        mask_threshold,
+        ranking,
+        prompt_embeds,
+        negative_prompt_embeds,
+        rival_prompt_embeds,
+        candidate_labels,
+    ) -> None:
+        """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
+        if prompt is None and prompt_embeds is None:
+            raise ValueError("`prompt` is missing: pass words, or `prompt_embeds`.")
+        texts = {
+            "prompt": self.check_prompt("prompt", prompt, prompt_embeds),
+            "negative_prompt": self.check_prompt("negative_prompt", negative_prompt, negative_prompt_embeds),
+            "rival_prompt_embeds": self.check_prompt("rival_prompt", None, rival_prompt_embeds),
+        }
+
+        if image is None:
+            raise ValueError("`image` is missing: pass the photo to edit.")
+        images = to_image_list(image, "image", 3)
+        masks = None if mask_image is None else to_image_list(mask_image, "mask_image", 1)
+        lengths = {
+            "image": len(images),
+            "mask_image": 1 if masks is None else len(masks),
+            **texts,
+        }
+        num_edits = max(lengths.values())
+        for name, length in lengths.items():
+            if length not in (1, num_edits):
+                raise ValueError(f"`{name}` is a list of {length}; expected 1 or {num_edits} as in the longest list.")
+        for index, mask in enumerate(masks or []):
+            for photo in images if len(masks) == 1 else [images[index % len(images)]]:
+                if size_of(mask) != size_of(photo):
+                    raise ValueError(
+                        f"`mask_image` is {size_of(mask)[1]}×{size_of(mask)[0]} and `image` is"
+                        f" {size_of(photo)[1]}×{size_of(photo)[0]} pixels (width×height); they must be the same size."
+                    )
+            brightest = mask.getextrema()[1] / 255 if isinstance(mask, PIL.Image.Image) else mask.max().item()
+            if brightest < (mask_threshold or 1 / 255):
+                raise ValueError("`mask_image` has nothing white in it; paint white what is to be edited.")
+
+        self.check_steps(num_inference_steps, strength)
+        if not isinstance(num_images_per_prompt, numbers.Integral) or num_images_per_prompt < 1:
+            raise ValueError(
+                f"`num_images_per_prompt` is {num_images_per_prompt!r}; expected a whole number of at least 1."
+            )
+        if not isinstance(num_augmentations, numbers.Integral) or num_augmentations < 0:
+            raise ValueError(f"`num_augmentations` is {num_augmentations!r}; expected a whole number of at least 0.")
+        for name, value in scales.items():
+            if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
+                raise ValueError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
+        if ranking not in RANKINGS:
+            raise ValueError(f"`ranking` is {ranking!r}; pass one of {RANKINGS}.")
+        if candidate_labels is not None and (
+            isinstance(candidate_labels, str) or not all(isinstance(label, str) for label in candidate_labels)
+        ):
+            raise TypeError(f"`candidate_labels` must be a list of strings, not {candidate_labels!r}.")
+        if guidance_gradient not in ("sample", "estimate"):
+            raise ValueError(f"`guidance_gradient` is {guidance_gradient!r}; expected 'sample' or 'estimate'.")
+        if match_release and not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
+            raise ValueError(
+                f"`match_release=True` with {type(self.scheduler).__name__}: the released editor has DDPM and DDIM"
+                " only; set `scheduler` to DDPMScheduler or DDIMScheduler."
+            )
+
+        if padding_mask_crop is not None:
+            if not isinstance(padding_mask_crop, numbers.Integral) or padding_mask_crop < 0:
+                raise ValueError(f"`padding_mask_crop` is {padding_mask_crop!r}; expected a number of pixels ≥ 0.")
+            if masks is None:
+                raise ValueError("`padding_mask_crop` needs a `mask_image` to crop to.")
+            if output_type == "latent":
+                raise ValueError("`padding_mask_crop` returns the photo; `output_type` cannot be 'latent' with it.")
+            if output_type != "pil" and len({size_of(photo) for photo in images}) > 1:
+                raise ValueError(
+                    f"`image` holds photos of different sizes, which `output_type` {output_type!r} cannot return;"
+                    " use 'pil' with `padding_mask_crop`."
+                )
+
+        batch_size = num_edits * num_images_per_prompt
+        if isinstance(generator, list):
+            if len(generator) != batch_size or not all(isinstance(item, torch.Generator) for item in generator):
+                raise ValueError(
+                    f"`generator` is a list of {len(generator)}; expected {batch_size} torch generators, one for each"
+                    " picture."
+                )
+        elif generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"`generator` must be a torch.Generator or a list of them, not {type(generator).__name__}."
+            )
+        shape = (batch_size, 3, *self.sample_size)
+        if latents is not None:
+            if not isinstance(latents, torch.Tensor) or tuple(latents.shape) != shape:
+                found = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
+                raise ValueError(f"`latents` is {found}; expected a tensor of shape {shape}.")
+            if not torch.isfinite(latents).all():
+                raise ValueError("`latents` holds NaN or infinite values; expected Gaussian noise.")
+        if class_labels is not None:
+            if self.unet.config.num_class_embeds is None:
+                raise ValueError("`class_labels` given, but `unet` is not class-conditional; leave it out.")
+            labels = torch.as_tensor(class_labels)
+            if labels.is_floating_point() or labels.numel() not in (1, batch_size):
+                raise ValueError(f"`class_labels` is {class_labels!r}; expected one class or one for each picture.")
+            if labels.min() < 0 or labels.max() >= self.unet.config.num_class_embeds:
+                raise ValueError(
+                    f"`class_labels` is {class_labels!r}; expected classes 0…{self.unet.config.num_class_embeds - 1}."
+                )
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np', 'pt' or 'latent'.")
+        unknown = set(callback_on_step_end_tensor_inputs or []) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; expected some of"
+                f" {self._callback_tensor_inputs}."
+            )
+
+    def check_prompt(self, name: str, text: str | list[str] | None, embeds: torch.Tensor | None) -> int:
+        """How many prompts `text` or `embeds` are; raises a `ValueError` or `TypeError` if they cannot be any."""
+        if embeds is not None:
+            if text is not None:
+                raise ValueError(f"`{name}` and `{name}_embeds` say the same thing twice; pass one of them.")
+            dim = sum(self.embed_dims)
+            if not isinstance(embeds, torch.Tensor) or embeds.ndim != 2 or embeds.shape[1] != dim or not len(embeds):
+                found = tuple(embeds.shape) if isinstance(embeds, torch.Tensor) else type(embeds).__name__
+                raise ValueError(f"`{name}_embeds` is {found}; expected a tensor of shape (number of prompts, {dim}).")
+            return len(embeds)
+        if text is None:
+            return 1
+        texts = text if isinstance(text, list) else [text]
+        if not texts or not all(isinstance(item, str) for item in texts):
+            raise TypeError(f"`{name}` must be a string or a non-empty list of strings, not {text!r}.")
+        return len(texts)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Memory
+    # -----------------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No gradients for weights: autograd then keeps and computes only what the pictures' gradient needs.
+
+        It keeps the weights as they were in the forward pass, also where offloading or layerwise casting has taken
+        them from the network by the time of the backward pass.
+        """
+        trainable = [
+            (network, name)
+            for network in (self.unet, *(model for model, _, _ in self.clips))
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad
+        ]
+        blocks = [module for module in self.unet.modules() if getattr(module, "gradient_checkpointing", False)]
+        hooks = [block._diffusers_hook.hooks for block in blocks if hasattr(block, "_diffusers_hook")]
+        if any("group_offloading" in own for own in hooks):
+            raise ValueError(
+                "`unet` is offloaded by whole blocks, of which gradient checkpointing computes parts; use"
+                ' `offload_type="leaf_level"`, or `unet.disable_gradient_checkpointing()`.'
+            )
+        functions = [block._gradient_checkpointing_func for block in blocks]
+        # by name: sequential offloading puts others in their place
+        for network, name in trainable:
+            network.get_parameter(name).requires_grad_(False)
+        for block in blocks:
+            block._gradient_checkpointing_func = recomputed
+        try:
+            with keeping_weights():
+                yield
+        finally:
+            for block, function in zip(blocks, functions, strict=True):
+                block._gradient_checkpointing_func = function
+            for network, name in trainable:
+                network.get_parameter(name).requires_grad_(True)
+
+    def enable_group_offload(
+        self, onload_device: torch.device, *args, exclude_modules: str | list[str] | None = None, **kwargs
+    ) -> None:
+        """As in [`DiffusionPipeline`], but CLIP stays on `onload_device` unless `exclude_modules` says otherwise."""
+        exclude_modules = self._exclude_from_cpu_offload if exclude_modules is None else exclude_modules
+        super().enable_group_offload(onload_device, *args, exclude_modules=exclude_modules, **kwargs)
+
     # -----------------------------------------------------------------------------------------------------------------
     # Saving
     # -----------------------------------------------------------------------------------------------------------------
@@ -1906,37 +1645,338 @@ class BlendedDiffusionPipeline(BlendedDiffusionSteps, DiffusionPipeline):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# What a component has to be: how to say it, and how to tell. By what they can do, since they may be wrapped.
+# ---------------------------------------------------------------------------------------------------------------------
+
+COMPONENTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "unet": ("a UNet2DModel", lambda part: "time_embedding_type" in getattr(part, "config", {})),
+    "scheduler": ("a scheduler such as DDPMScheduler", lambda part: hasattr(part, "set_timesteps")),
+    "clip_model": (
+        "a CLIPModel or SiglipModel",
+        lambda part: hasattr(part, "get_image_features") and hasattr(part, "get_text_features"),
+    ),
+    "tokenizer": ("its tokenizer", lambda part: isinstance(part, PreTrainedTokenizerBase)),
+    "feature_extractor": ("its image processor", lambda part: hasattr(part, "image_mean")),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Extending augmentations: CLIP sees warped copies, so that changing a few pixels to fool it stops paying.
+# The ranges are the released editor's: rotation ±15°, shift ±10 %, perspective 0.7, each with probability 0.7.
+# ---------------------------------------------------------------------------------------------------------------------
+
+MAX_ROTATION = 15.0
+MAX_SHIFT = 0.1
+PERSPECTIVE_DISTORTION = 0.7
+WARP_PROBABILITY = 0.7
+NUM_WARP_PARAMETERS = 13
+
+
+def warp(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    """Rotate and shift (edges repeated), then change the perspective (mid-grey outside).
+
+    Args:
+        images (`torch.Tensor` of shape `(N, C, H, W)`):
+            In [−1, 1]; 0 is mid-grey.
+        parameters (`torch.Tensor` of shape `(N, 13)`):
+            Uniform random numbers in [0, 1): whether to rotate and shift, the angle, the shift to the right and down,
+            whether to change the perspective, and how far each of the four corners comes in, across and down.
+
+    Returns:
+        `torch.Tensor` of the shape of `images`, differentiable with respect to them.
+    """
+    height, width = images.shape[-2:]
+    size = images.new_tensor([width, height])
+    corners = images.new_tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
+    corners = corners.expand(len(images), 4, 2)
+
+    angle = (2 * parameters[:, 1] - 1) * MAX_ROTATION
+    shift = (2 * parameters[:, 2:4] - 1) * MAX_SHIFT * size
+    matrix = get_affine_matrix2d(shift, ((size - 1) / 2).expand_as(shift), torch.ones_like(shift), angle)
+    moved = warp_affine(images, matrix[:, :2], (height, width), padding_mode="border", align_corners=True)
+    images = torch.where((parameters[:, 0] < WARP_PROBABILITY).view(-1, 1, 1, 1), moved, images)
+
+    inwards = images.new_tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    distance = parameters[:, 5:].view(-1, 4, 2) * PERSPECTIVE_DISTORTION * size / 2
+    matrix = get_perspective_transform(corners, corners + inwards * distance)
+    tilted = warp_perspective(images, matrix, (height, width), align_corners=True)
+    return torch.where((parameters[:, 4] < WARP_PROBABILITY).view(-1, 1, 1, 1), tilted, images)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ranking: the guidance has seen the edited region alone; what also fits with the picture round it is the better edit.
+# ---------------------------------------------------------------------------------------------------------------------
+
+RANKINGS = ("surroundings", "region")
+NUM_RANKING_WARPS = 8
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Timesteps, and the schedulers that keep to them
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Schedulers that are at another level than their own `add_noise` says: LMS begins in the middle as if there were steps
+# before, the others go through levels between two timesteps. What has no `set_begin_index` steps by its own stride.
+LEVEL_LOSING_SCHEDULERS = ("DPMSolverSDEScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler")
+
+
+def released_timesteps(num_inference_steps: int, num_train_timesteps: int) -> list[int]:
+    """The respaced timesteps of guided-diffusion, first to last: evenly spaced from the last one down to 0.
+
+    They equal diffusers' `"linspace"` spacing except where summing the stride in floating point, as guided-diffusion
+    does, rounds a half the other way.
+    """
+    stride = (num_train_timesteps - 1) / (num_inference_steps - 1) if num_inference_steps > 1 else 1
+    timesteps, position = [], 0.0
+    for _ in range(num_inference_steps):
+        timesteps.append(round(position))
+        position += stride
+    return timesteps[::-1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Randomness: every picture draws from its own generator, so that it does not depend on its neighbours in the batch.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def generators_per_image(
+    generator: torch.Generator | list[torch.Generator] | None, batch_size: int
+) -> list[torch.Generator]:
+    """One generator per picture.
+
+    A list is taken as it is. A single generator serves the first picture; the others are seeded from a copy of it, so
+    picture *i* is the same for every `batch_size > i`. `None` draws the seeds from torch's global generator.
+    """
+    if isinstance(generator, list):
+        return generator
+    if generator is None:
+        seeds = torch.randint(2**62, (batch_size,)).tolist()
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    seeds = torch.randint(2**62, (batch_size - 1,), generator=copy, device=copy.device).tolist()
+    return [generator] + [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
+
+
+def uniform(generators: list[torch.Generator] | torch.Generator, shape: tuple[int, ...], device) -> torch.Tensor:
+    """Numbers uniform in [0, 1) of `shape`; with a list of generators each row comes from its own."""
+    if isinstance(generators, torch.Generator):
+        return torch.rand(shape, generator=generators, device=generators.device).to(device)
+    return torch.stack([torch.rand(shape[1:], generator=g, device=g.device).to(device) for g in generators])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures in
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def to_image_list(
+    images: PipelineImageInput, argument: str, channels: int
+) -> list[PIL.Image.Image] | list[torch.Tensor]:
+    """One or several pictures as a list of PIL pictures or of tensors `(channels, H, W)` in [0, 1].
+
+    Args:
+        images: PIL pictures; NumPy arrays `(H, W[, channels])`; tensors `([channels, ]H, W)`; a list of those; or a
+            batch of four dimensions. Floating point in [0, 1] (pictures in [−1, 1] are taken too, with a warning),
+            `uint8` in 0…255, or (masks) `bool`.
+        argument (`str`): the argument's name, for error messages.
+        channels (`int`): 3 for pictures, 1 for masks.
+
+    Raises:
+        TypeError: `images` is none of the above.
+        ValueError: wrong shape, an empty list, NaN, or numbers outside [0, 1].
+    """
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        images = list(images)
+    images = images if isinstance(images, (list, tuple)) else [images]
+    if not images:
+        raise ValueError(f"`{argument}` is an empty list: pass at least one picture.")
+    return [_to_image(image, argument, channels) for image in images]
+
+
+def _to_image(image, argument: str, channels: int) -> PIL.Image.Image | torch.Tensor:
+    if isinstance(image, PIL.Image.Image):
+        return image.convert("RGB" if channels == 3 else "L")
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        raise TypeError(
+            f"`{argument}` must be a PIL picture, a NumPy array, a torch tensor or a list of them, not"
+            f" {type(image).__name__}."
+        )
+    expected = f"({channels}, height, width)" if isinstance(image, torch.Tensor) else f"(height, width, {channels})"
+    tensor = torch.tensor(image) if isinstance(image, np.ndarray) else image
+    if tensor.ndim == 2 and channels == 1:
+        tensor = tensor[None]
+    elif tensor.ndim == 3 and isinstance(image, np.ndarray):
+        tensor = tensor.permute(2, 0, 1)
+    if tensor.ndim != 3 or tensor.shape[0] != channels or tensor.numel() == 0:
+        raise ValueError(f"`{argument}` has the shape {tuple(image.shape)}; expected {expected}.")
+    if tensor.dtype == torch.uint8:
+        return tensor.float() / 255
+    if tensor.dtype == torch.bool and channels == 1:
+        return tensor.float()
+    if not tensor.is_floating_point():
+        raise TypeError(f"`{argument}` has the dtype {image.dtype}; expected floating point in [0, 1] or uint8.")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"`{argument}` holds NaN or infinite values; every value must be in [0, 1].")
+    low, high = tensor.min().item(), tensor.max().item()
+    if channels == 3 and -1 <= low < 0 and high <= 1:
+        # as diffusers' image processors do
+        logger.warning(f"`{argument}` holds values from {low:.4g}: taken to be in [-1, 1]; [0, 1] is expected.")
+        tensor = tensor / 2 + 0.5
+    elif low < 0 or high > 1:
+        raise ValueError(f"`{argument}` holds values from {low:.4g} to {high:.4g}; expected [0, 1].")
+    return tensor.float()
+
+
+def size_of(image: PIL.Image.Image | torch.Tensor) -> tuple[int, int]:
+    """`(height, width)`."""
+    return (image.height, image.width) if isinstance(image, PIL.Image.Image) else tuple(image.shape[-2:])
+
+
+def crop(image: PIL.Image.Image | torch.Tensor, region: tuple[int, int, int, int]) -> PIL.Image.Image:
+    """The region `(left, top, right, bottom)` of a picture or mask, as PIL."""
+    if isinstance(image, PIL.Image.Image):
+        return image.crop(region)
+    left, top, right, bottom = region
+    return to_pil(image[:, top:bottom, left:right])
+
+
+def to_pil(image: torch.Tensor) -> PIL.Image.Image:
+    return VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(image[None]))[0]
+
+
+def to_tensor(image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
+    """`(C, H, W)` in [0, 1]."""
+    if isinstance(image, torch.Tensor):
+        return image
+    return VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(image))[0]
+
+
+def binarize(mask: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    """1 from `threshold` on and 0 below; with `None` the mask itself."""
+    return mask if threshold is None else (mask >= threshold).to(mask.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Half precision
+# ---------------------------------------------------------------------------------------------------------------------
+
+# fp16 goes from 2⁻²⁴ to 2¹⁶. Losses that were brought to 2¹² before the backward pass leave gradients room on both
+# sides; a gradient that overflows nevertheless is tried again from 2⁴, 2⁻⁴ and 2⁻¹².
+FP16_LOSS_EXPONENT = 12
+FP16_BACKOFF_EXPONENT = 8
+FP16_ATTEMPTS = 4
+# no network's input is that large, unless guidance that is much too strong has driven the sample away
+FP16_INPUT = 1000.0
+
+
+def rounded(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What a network of `dtype` gets: rounded, and for fp16 kept where the numbers on its way stay finite."""
+    return (tensor.clamp(-FP16_INPUT, FP16_INPUT) if dtype == torch.float16 else tensor).to(dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory: what a gradient goes through is held until it has; where that is too much, it is computed once more instead.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def recomputed(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """`function(*inputs)`, of which only the inputs are kept for their gradient (Chen et al. 2016, arXiv:1604.06174).
+
+    Weights have no gradient here. Unlike torch's own checkpointing this bears with weights that offloading or
+    layerwise casting takes from a network as soon as it has been computed.
+    """
+    return _Recomputed.apply(function, *inputs)
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, function, *inputs):
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        needed = ctx.needs_input_grad[1:]
+        with torch.enable_grad(), keeping_weights():
+            pairs = zip(ctx.saved_tensors, needed, strict=True)
+            inputs = [tensor.detach().requires_grad_(wanted) for tensor, wanted in pairs]
+            output = ctx.function(*inputs)
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        found = iter(torch.autograd.grad(output, wanted, gradient))
+        return None, *(next(found) if one else None for one in needed)
+
+
+def keeping_weights() -> torch.autograd.graph.saved_tensors_hooks:
+    """Autograd keeps the weights as they are in the forward pass."""
+    return torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What stands in a saved folder's card
+# ---------------------------------------------------------------------------------------------------------------------
+
+MODEL_CARD = """---
+{metadata}
+---
+
+# Blended Diffusion at {size} pixels
+
+Edits a region of a photo with words, and leaves the rest of it as it was: the method of
+[Blended Diffusion](https://arxiv.org/abs/2111.14818). Made with diffusers; it needs kornia too.
+
+```py
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import load_image
+
+pipe = DiffusionPipeline.from_pretrained("this folder, or its id on the Hub", trust_remote_code=True)
+out = pipe(
+    "rock",
+    load_image("photo.png"),
+    mask_image=load_image("mask.png"),  # white = edit here
+    num_images_per_prompt=4,
+    generator=[torch.Generator().manual_seed(seed) for seed in range(4)],
+    padding_mask_crop=32,  # work on the crop round the mask, return the photo at its own size
+)
+out.images[out.ranking[0]].save("edited.png")
+```
+
+| part | class |
+|---|---|
+{parts}
+
+| what a call uses that does not say | |
+|---|---|
+{defaults}
+
+Still to be said by whoever shares it: the licence of the weights (`license:` above), what they were trained on, which
+words they know, and how well they do.
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The same method as blocks of Modular Diffusers. Each calls the steps above; what is written there is not said again.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class ModularSteps(BlendedDiffusionSteps):
-    """The steps of the method on the components and the config of a [`ModularPipeline`]; copies and keeps nothing.
+def pipeline_of(modular: ModularPipeline, needed: Iterable[str]) -> BlendedDiffusionPipeline:
+    """The pipeline whose steps blocks take: on the components and the config of a modular one; copies nothing.
 
     Raises:
-        ValueError: a step needs a component that was not loaded.
+        ValueError: one of the `needed` components was not loaded.
     """
-
-    def __init__(self, pipeline: ModularPipeline):
-        self._pipeline = pipeline
-
-    def __getattr__(self, name: str):
-        value = getattr(self._pipeline, name)
-        if value is None and name in set(self._pipeline.component_names) - set(self._optional_components):
+    parts = {name: getattr(modular, name, None) for name in modular.component_names}
+    for name in needed:
+        if parts[name] is None:
             raise ValueError(f"`{name}` is not loaded: call `load_components()`, or `update_components({name}=…)`.")
-        return value
-
-    @property
-    def clip_chunk_size(self) -> int | None:
-        return getattr(self._pipeline, "clip_chunk_size", None)
-
-    @property
-    def _lpips(self) -> torch.nn.Module | None:
-        return getattr(self._pipeline, "_lpips", None)
-
-    @_lpips.setter
-    def _lpips(self, module: torch.nn.Module) -> None:
-        self._pipeline._lpips = module
+    expected, _ = BlendedDiffusionPipeline._get_signature_keys(BlendedDiffusionPipeline)
+    defaults = {name: value for name, value in modular.config.items() if name.startswith("default_")}
+    pipe = BlendedDiffusionPipeline(**{name: parts.get(name) for name in expected}, **defaults)
+    pipe.clip_chunk_size = getattr(modular, "clip_chunk_size", None)
+    pipe._lpips = getattr(modular, "_lpips", None)
+    return pipe
 
 
 # what blocks hand to each other: the type, and what it is
@@ -1987,6 +2027,11 @@ class BlendedDiffusionStep(ModularPipelineBlocks):
         return component_specs(*self.components)
 
     @property
+    def needed_components(self) -> list[str]:
+        optional = BlendedDiffusionPipeline._optional_components
+        return [spec.name for spec in self.expected_components if spec.name not in optional]
+
+    @property
     def expected_configs(self) -> list[ConfigSpec]:
         parameters = inspect.signature(BlendedDiffusionPipeline.__init__).parameters
         return [ConfigSpec(f"default_{name}", parameters[f"default_{name}"].default) for name in self.defaults]
@@ -2003,11 +2048,13 @@ class BlendedDiffusionStep(ModularPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         block_state = self.get_block_state(state)
-        self.run(ModularSteps(components), block_state)
+        pipe = pipeline_of(components, self.needed_components)
+        self.run(pipe, block_state)
+        components._lpips = pipe._lpips  # made at first use
         self.set_block_state(state, block_state)
         return components, state
 
-    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
         """Adds what the block makes to `block_state`, which has its inputs."""
         raise NotImplementedError
 
@@ -2057,13 +2104,13 @@ class BlendedDiffusionTextEncoderStep(BlendedDiffusionStep):
     arguments = ("prompt", "negative_prompt", "candidate_labels")
     makes = ("prompt_embeds", "prompt_weights", "negative_prompt_embeds", "negative_prompt_weights", "label_embeds")
 
-    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
         for name in ("prompt", "negative_prompt"):
             words = block_state[name]
-            steps.check_prompt(name, words, None)
-            block_state[f"{name}_embeds"], block_state[f"{name}_weights"] = steps.prepare_prompt(words, None)
-        labels = steps.setting("candidate_labels", block_state.candidate_labels)
-        block_state.label_embeds = steps.encode_prompt(list(labels)) if labels else None
+            pipe.check_prompt(name, words, None)
+            block_state[f"{name}_embeds"], block_state[f"{name}_weights"] = pipe.prepare_prompt(words, None)
+        labels = pipe.setting("candidate_labels", block_state.candidate_labels)
+        block_state.label_embeds = pipe.encode_prompt(list(labels)) if labels else None
 
 
 class BlendedDiffusionInputStep(BlendedDiffusionStep):
@@ -2099,24 +2146,24 @@ class BlendedDiffusionInputStep(BlendedDiffusionStep):
     )
     makes = ("pictures", "source", "mask", "originals", "guidance")
 
-    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
         for name in SETTINGS:
-            block_state[name] = steps.setting(name, block_state[name])
+            block_state[name] = pipe.setting(name, block_state[name])
         if block_state.guidance_gradient is None:
-            block_state.guidance_gradient = steps.gradient_left_out(block_state.match_release)
-        threshold = steps.mask_threshold(block_state.soft_mask, block_state.match_release)
-        steps.check_components()
+            block_state.guidance_gradient = pipe.gradient_left_out(block_state.match_release)
+        threshold = pipe.mask_threshold(block_state.soft_mask, block_state.match_release)
+        pipe.check_components()
         given = block_state.as_dict()
         given["ranking"], given["mask_threshold"] = block_state.rank_by, threshold
         given["scales"] = {name: value for name, value in given.items() if name.endswith("_scale")}
-        steps.check_inputs(**{name: given.get(name) for name in inspect.signature(steps.check_inputs).parameters})
+        pipe.check_inputs(**{name: given.get(name) for name in inspect.signature(pipe.check_inputs).parameters})
 
         def prompts(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-            embeds, weights = steps.prepare_prompt(None, block_state[f"{name}_embeds"])
+            embeds, weights = pipe.prepare_prompt(None, block_state[f"{name}_embeds"])
             known = block_state[f"{name}_weights"]
             return embeds, weights if known is None else known
 
-        block_state.pictures, block_state.originals, block_state.guidance = steps.prepare_edits(
+        block_state.pictures, block_state.originals, block_state.guidance = pipe.prepare_edits(
             prompts("prompt"),
             prompts("negative_prompt"),
             prompts("rival_prompt"),
@@ -2146,16 +2193,16 @@ class BlendedDiffusionPrepareLatentsStep(BlendedDiffusionStep):
     arguments = ("num_inference_steps", "strength", "match_release", "generator", "latents")
     makes = ("timesteps", "generators", "latents")
 
-    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
         source, match_release = block_state.source, block_state.match_release
-        block_state.timesteps = steps.get_timesteps(
-            steps.setting("num_inference_steps", block_state.num_inference_steps),
-            steps.setting("strength", block_state.strength),
+        block_state.timesteps = pipe.get_timesteps(
+            pipe.setting("num_inference_steps", block_state.num_inference_steps),
+            pipe.setting("strength", block_state.strength),
             match_release,
             source.device,
         )
-        block_state.generators = steps.prepare_generators(block_state.generator, len(source), match_release)
-        block_state.latents = steps.prepare_latents(
+        block_state.generators = pipe.prepare_generators(block_state.generator, len(source), match_release)
+        block_state.latents = pipe.prepare_latents(
             source, block_state.timesteps[0], block_state.generators, block_state.latents
         )
 
@@ -2167,10 +2214,12 @@ class BlendedDiffusionLoopStep(BlendedDiffusionStep):
     def __call__(
         self, components: ModularPipeline, block_state: BlockState, i: int, t: torch.Tensor
     ) -> tuple[ModularPipeline, BlockState]:
-        self.run(ModularSteps(components), block_state, t)
+        pipe = pipeline_of(components, self.needed_components)
+        self.run(pipe, block_state, t)
+        components._lpips = pipe._lpips
         return components, block_state
 
-    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
         raise NotImplementedError
 
 
@@ -2181,12 +2230,12 @@ class BlendedDiffusionLoopDraw(BlendedDiffusionLoopStep):
     needs = ("latents", "generators")
     arguments = ("class_labels", "num_augmentations", "match_release")
 
-    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
-        block_state.labels, block_state.step_noise, block_state.warps = steps.draw(
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
+        block_state.labels, block_state.step_noise, block_state.warps = pipe.draw(
             block_state.latents.shape,
             block_state.generators,
             block_state.class_labels,
-            steps.setting("num_augmentations", block_state.num_augmentations),
+            pipe.setting("num_augmentations", block_state.num_augmentations),
             block_state.match_release,
         )
 
@@ -2199,9 +2248,9 @@ class BlendedDiffusionLoopEstimate(BlendedDiffusionLoopStep):
     components = ("unet", "scheduler")
     needs = ("latents", "guidance")
 
-    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
         block_state.sample, block_state.noise_pred, block_state.variance_pred, block_state.pred_original_sample = (
-            steps.estimate(block_state.latents, t, block_state.labels, block_state.guidance.through_unet)
+            pipe.estimate(block_state.latents, t, block_state.labels, block_state.guidance.through_unet)
         )
         block_state.gradient = None
 
@@ -2211,12 +2260,12 @@ class BlendedDiffusionLoopGuide(BlendedDiffusionLoopStep):
     components = ("scheduler", "clips")
     needs = ("guidance", "mask")
 
-    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
         guidance = block_state.guidance
         guidance.mask = block_state.mask
         if guidance.active:
-            signal, noise = noise_level(steps.scheduler, t)
-            block_state.gradient = steps.guide(
+            signal, noise = noise_level(pipe.scheduler, t)
+            block_state.gradient = pipe.guide(
                 block_state.sample, block_state.pred_original_sample, signal, noise, guidance, block_state.warps
             )
 
@@ -2227,8 +2276,8 @@ class BlendedDiffusionLoopReverse(BlendedDiffusionLoopStep):
     needs = ("generators",)
     makes = ("latents", "pred_original_sample")
 
-    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
-        block_state.latents, block_state.pred_original_sample = steps.step(
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
+        block_state.latents, block_state.pred_original_sample = pipe.step(
             block_state.sample,
             t,
             block_state.prev_t,
@@ -2237,7 +2286,7 @@ class BlendedDiffusionLoopReverse(BlendedDiffusionLoopStep):
             block_state.pred_original_sample,
             block_state.gradient,
             block_state.step_noise,
-            steps.prepare_extra_step_kwargs(block_state.generators),
+            pipe.prepare_extra_step_kwargs(block_state.generators),
         )
 
 
@@ -2248,9 +2297,9 @@ class BlendedDiffusionLoopBlend(BlendedDiffusionLoopStep):
     arguments = ("blend", "match_release")
     makes = ("latents",)
 
-    def run(self, steps: ModularSteps, block_state: BlockState, t: torch.Tensor) -> None:
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
         if block_state.blend:
-            background = steps.noised_background(
+            background = pipe.noised_background(
                 block_state.source, t, block_state.prev_t, block_state.generators, block_state.match_release
             )
             block_state.latents = composite(block_state.latents, background, block_state.mask)
@@ -2285,7 +2334,10 @@ class BlendedDiffusionDenoiseStep(LoopSequentialPipelineBlocks):
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         block_state = self.get_block_state(state)
         timesteps = block_state.timesteps
-        with self.progress_bar(total=len(timesteps)) as progress_bar, ModularSteps(components).frozen():
+        with (
+            self.progress_bar(total=len(timesteps)) as progress_bar,
+            pipeline_of(components, ("unet", "clip_model")).frozen(),
+        ):
             for i, t in enumerate(timesteps):
                 block_state.prev_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
                 components, block_state = self.loop_step(components, block_state, i=i, t=t)
@@ -2312,12 +2364,12 @@ class BlendedDiffusionDecodeStep(BlendedDiffusionStep):
     )
     makes = ("images", "clip_distances", "ranking")
 
-    def run(self, steps: ModularSteps, block_state: BlockState) -> None:
+    def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
         mask, match_release = block_state.mask, block_state.match_release
         result = block_state.pred_original_sample if match_release else block_state.latents
-        pasting = steps.is_pasting(block_state.enforce_background, block_state.blend, match_release)
-        edited = steps.paste_back(result, block_state.pictures, mask, pasting)
-        block_state.clip_distances, block_state.ranking = steps.rank(
+        pasting = pipe.is_pasting(block_state.enforce_background, block_state.blend, match_release)
+        edited = pipe.paste_back(result, block_state.pictures, mask, pasting)
+        block_state.clip_distances, block_state.ranking = pipe.rank(
             edited,
             mask,
             block_state.guidance.text_embeds,
@@ -2328,8 +2380,8 @@ class BlendedDiffusionDecodeStep(BlendedDiffusionStep):
         )
         block_state.images = result
         if block_state.output_type != "latent":
-            threshold = steps.mask_threshold(block_state.soft_mask, match_release)
-            block_state.images = steps.finish(
+            threshold = pipe.mask_threshold(block_state.soft_mask, match_release)
+            block_state.images = pipe.finish(
                 edited, block_state.originals, pasting, threshold, block_state.output_type
             )
 
