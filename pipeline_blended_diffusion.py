@@ -21,7 +21,7 @@ import shutil
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,7 @@ class Guidance:
         gradient (`str`): `"sample"` or `"estimate"`.
         clip_scale, range_scale, mse_scale, lpips_scale (`float`): the weights of the losses.
         match_release (`bool`): the released editor's background terms.
+        rival_scale (`float`): by which the rivals' loss is weighted besides.
     """
 
     text_embeds: torch.Tensor
@@ -204,14 +205,19 @@ class Guidance:
     mse_scale: float
     lpips_scale: float
     match_release: bool
+    rival_scale: float = 1.0
 
     @property
     def largest_scale(self) -> float:
         return max(self.clip_scale, self.range_scale, self.mse_scale, self.lpips_scale)
 
     @functools.cached_property
+    def has_words(self) -> bool:
+        return bool(self.weights.any())
+
+    @property
     def active(self) -> bool:
-        return self.largest_scale > 0 and bool(self.weights.any())
+        return self.largest_scale > 0 and self.has_words
 
     @property
     def through_unet(self) -> bool:
@@ -238,6 +244,49 @@ class BlendedDiffusionPipelineOutput(BaseOutput):
     images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
     clip_distances: list[float]
     ranking: list[int]
+
+
+@dataclass
+class EditCall:
+    """What a call asks for, under the names of [`BlendedDiffusionPipeline.__call__`], which says what they mean."""
+
+    prompt: str | list[str] | None
+    image: PipelineImageInput | None
+    mask_image: PipelineImageInput | None
+    negative_prompt: str | list[str] | None
+    num_inference_steps: int
+    strength: float
+    num_images_per_prompt: int
+    clip_guidance_scale: float
+    range_guidance_scale: float
+    num_augmentations: int
+    guidance_gradient: str
+    background_mse_scale: float
+    background_lpips_scale: float
+    match_release: bool
+    padding_mask_crop: int | None
+    class_labels: int | list[int] | torch.Tensor | None
+    generator: torch.Generator | list[torch.Generator] | None
+    latents: torch.Tensor | None
+    output_type: str
+    callback_on_step_end_tensor_inputs: list[str] | None
+    soft_mask: bool
+    ranking: str
+    prompt_embeds: torch.Tensor | None
+    negative_prompt_embeds: torch.Tensor | None
+    rival_prompt_embeds: torch.Tensor | None
+    rival_guidance_scale: float
+    candidate_labels: list[str] | None
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> "EditCall":
+        """The call in which each argument has its value in `given`."""
+        return cls(**{field.name: given.get(field.name) for field in fields(cls)})
+
+    @property
+    def mask_threshold(self) -> float | None:
+        """From which value on a mask counts as white; `None` keeps the greys."""
+        return BlendedDiffusionPipeline.mask_threshold(self.soft_mask, self.match_release)
 
 
 class BlendedDiffusionPipeline(DiffusionPipeline):
@@ -469,89 +518,36 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         Raises:
             ValueError, TypeError: an argument is wrong; the message names it and says what would be right.
         """
-        num_inference_steps = self.setting("num_inference_steps", num_inference_steps)
-        strength = self.setting("strength", strength)
-        num_augmentations = self.setting("num_augmentations", num_augmentations)
-        clip_guidance_scale = self.setting("clip_guidance_scale", clip_guidance_scale)
-        range_guidance_scale = self.setting("range_guidance_scale", range_guidance_scale)
-        candidate_labels = self.setting("candidate_labels", candidate_labels)
-        if guidance_gradient is None:
-            guidance_gradient = self.gradient_left_out(match_release)
-        threshold = self.mask_threshold(soft_mask, match_release)
-
-        # 1. Check
-        self.check_components()
-        self.check_inputs(
-            prompt,
-            image,
-            mask_image,
-            negative_prompt,
-            num_inference_steps,
-            strength,
-            num_images_per_prompt,
-            num_augmentations,
-            {
-                "clip_guidance_scale": clip_guidance_scale,
-                "range_guidance_scale": range_guidance_scale,
-                "background_mse_scale": background_mse_scale,
-                "background_lpips_scale": background_lpips_scale,
-                "rival_guidance_scale": rival_guidance_scale,
-            },
-            guidance_gradient,
-            match_release,
-            padding_mask_crop,
-            class_labels,
-            generator,
-            latents,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-            threshold,
-            ranking,
-            prompt_embeds,
-            negative_prompt_embeds,
-            rival_prompt_embeds,
-            candidate_labels,
-        )
+        # check: what the call says and, where it says nothing, the checkpoint's own settings
+        call = self.filled_in(EditCall.of(locals()))
+        self.check_components("unet", "scheduler", "clip_model", "feature_extractor")
+        self.check_inputs(call)
         self._interrupt = False
-        device = self._execution_device
 
-        # 2. Encode the prompts, and line up one photo, mask and prompt for each picture
-        label_embeds = self.encode_prompt(list(candidate_labels)) if candidate_labels else None
-        pictures, originals, guidance = self.prepare_edits(
-            self.prepare_prompt(prompt, prompt_embeds),
-            self.prepare_prompt(negative_prompt, negative_prompt_embeds),
-            self.prepare_prompt(None, rival_prompt_embeds),
-            image,
-            mask_image,
-            num_images_per_prompt,
-            padding_mask_crop,
-            threshold,
-            rival_guidance_scale,
-            match_release,
-            gradient=guidance_gradient,
-            clip_scale=clip_guidance_scale,
-            range_scale=range_guidance_scale,
-            mse_scale=background_mse_scale,
-            lpips_scale=background_lpips_scale,
-        )
+        # encode the prompts, and the labels that results could be taken for
+        prompts = self.prepare_prompt(prompt, prompt_embeds)
+        negatives = self.prepare_prompt(negative_prompt, negative_prompt_embeds)
+        rivals = self.prepare_prompt(None, rival_prompt_embeds)
+        label_embeds = self.encode_prompt(list(call.candidate_labels)) if call.candidate_labels else None
+
+        # prepare: a photo, a mask and a prompt for each picture, and the photo noised to the first timestep
+        pictures, originals, guidance = self.prepare_edits(call, prompts, negatives, rivals)
         source, mask = guidance.image, guidance.mask
-
-        # 3. Noise the photo to the first timestep
-        timesteps = self.get_timesteps(num_inference_steps, strength, match_release, device)
+        timesteps = self.get_timesteps(call.num_inference_steps, call.strength, match_release, source.device)
         self._num_timesteps = len(timesteps)
         generators = self.prepare_generators(generator, len(source), match_release)
         latents = self.prepare_latents(source, timesteps[0], generators, latents)
         extra_step_kwargs = self.prepare_extra_step_kwargs(generators)
 
-        # 4. Denoise
         with self.progress_bar(total=len(timesteps)) as progress_bar, self.frozen():
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
                 prev_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
+
                 # draw: all that is random up to the background
                 labels, step_noise, warps = self.draw(
-                    latents.shape, generators, class_labels, num_augmentations, match_release
+                    latents.shape, generators, class_labels, call.num_augmentations, match_release
                 )
 
                 # estimate: x̂_0, the only forward of the UNet in this step
@@ -593,18 +589,20 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                     guidance.mask = mask = callback_outputs.pop("mask", mask)
                 progress_bar.update()
 
-        # 5. Paste the photo back outside the mask, and rank
+        # paste the photo back outside the mask
         result = pred_original_sample if match_release or self.interrupt else latents
         pasting = self.is_pasting(enforce_background, blend, match_release)
         edited = self.paste_back(result, pictures, mask, pasting)
+
+        # rank: the best first
         clip_distances, order = self.rank(
             edited, mask, guidance.text_embeds, label_embeds, num_images_per_prompt, ranking, match_release
         )
 
-        # 6. Return the pictures at their own size
+        # return the pictures at their own size
         outputs = result
         if output_type != "latent":
-            outputs = self.finish(edited, originals, pasting, threshold, output_type)
+            outputs = self.finish(edited, originals, pasting, call.mask_threshold, output_type)
         self.maybe_free_model_hooks()
 
         if not return_dict:
@@ -742,7 +740,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return (
             distance.mean(dim=0)
             - guidance.negative_weights * to_negative.mean(dim=0)
-            + guidance.rival_weights * excess.mean(dim=0)
+            + guidance.rival_scale * guidance.rival_weights * excess.mean(dim=0)
         )
 
     def clip_embed(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
@@ -926,6 +924,13 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     # Preparation
     # -----------------------------------------------------------------------------------------------------------------
 
+    def filled_in(self, call: EditCall) -> EditCall:
+        """The call with the checkpoint's own settings where it leaves them out."""
+        own = {name: self.setting(name, getattr(call, name)) for name in (*SETTINGS, "candidate_labels")}
+        if call.guidance_gradient is None:
+            own["guidance_gradient"] = self.gradient_left_out(call.match_release)
+        return replace(call, **own)
+
     def setting(self, name: str, value):
         """A call's setting, or the checkpoint's own where the call leaves it out (`None`)."""
         return self.config[f"default_{name}"] if value is None else value
@@ -970,65 +975,60 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     def prepare_edits(
         self,
+        call: EditCall,
         prompts: tuple[torch.Tensor, torch.Tensor],
         negatives: tuple[torch.Tensor, torch.Tensor],
         rivals: tuple[torch.Tensor, torch.Tensor],
-        image: PipelineImageInput,
-        mask_image: PipelineImageInput | None,
-        num_images_per_prompt: int,
-        padding_mask_crop: int | None,
-        threshold: float | None,
-        rival_scale: float,
-        match_release: bool,
-        **guidance,
     ) -> tuple[torch.Tensor, list | None, Guidance]:
         """Lines up one photo, mask and prompt for each picture, at the UNet's size.
 
         Args:
+            call ([`EditCall`]): its pictures and settings.
             prompts, negatives, rivals: embeddings and weights, as [`prepare_prompt`] gives them.
-            threshold (`float`, *optional*): from which value on a mask is white.
-            guidance: what else the [`Guidance`] is made of.
 
         Returns:
             `tuple[torch.Tensor, list | None, Guidance]`: the photos `(B, 3, H, W)` in [0, 1]; with
             `padding_mask_crop` for each edit the photo and mask as they came and the region cropped; the guidance.
         """
-        images = to_image_list(image, "image", 3)
-        masks = [None] if mask_image is None else to_image_list(mask_image, "mask_image", 1)
+        images = to_image_list(call.image, "image", 3)
+        masks = [None] if call.mask_image is None else to_image_list(call.mask_image, "mask_image", 1)
         num_edits = max(len(images), len(masks), *(len(weights) for _, weights in (prompts, negatives, rivals)))
 
         def per_picture(tensor: torch.Tensor) -> torch.Tensor:
             tensor = tensor if len(tensor) == num_edits else tensor.expand(num_edits, *tensor.shape[1:])
-            return tensor.repeat_interleave(num_images_per_prompt, dim=0)
+            return tensor.repeat_interleave(call.num_images_per_prompt, dim=0)
 
-        originals = None
-        if padding_mask_crop is not None:
+        threshold, originals = call.mask_threshold, None
+        if call.padding_mask_crop is not None:
             originals = []
             for i in range(num_edits):
                 photo, mask = images[i % len(images)], masks[i % len(masks)]
-                originals.append((photo, mask, self.crop_region(mask, padding_mask_crop, threshold)))
+                originals.append((photo, mask, self.crop_region(mask, call.padding_mask_crop, threshold)))
             images = [crop(photo, region) for photo, _, region in originals]
             masks = [crop(mask, region) for _, mask, region in originals]
         pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
-        mask = per_picture(torch.cat([self.prepare_mask(item, threshold, match_release) for item in masks]))
-        (text_embeds, weights), (negative_embeds, negative_weights) = prompts, negatives
-        rival_embeds, rival_weights = rivals
-        return (
-            pictures,
-            originals,
-            Guidance(
-                text_embeds=per_picture(text_embeds),
-                weights=per_picture(weights),
-                negative_embeds=per_picture(negative_embeds),
-                negative_weights=per_picture(negative_weights),
-                rival_embeds=per_picture(rival_embeds),
-                rival_weights=rival_scale * per_picture(rival_weights),
-                image=self.image_processor.normalize(pictures),
-                mask=mask,
-                match_release=match_release,
-                **guidance,
-            ),
+        mask = per_picture(torch.cat([self.prepare_mask(item, threshold, call.match_release) for item in masks]))
+        text_embeds, weights = map(per_picture, prompts)
+        negative_embeds, negative_weights = map(per_picture, negatives)
+        rival_embeds, rival_weights = map(per_picture, rivals)
+        guidance = Guidance(
+            text_embeds=text_embeds,
+            weights=weights,
+            negative_embeds=negative_embeds,
+            negative_weights=negative_weights,
+            rival_embeds=rival_embeds,
+            rival_weights=rival_weights,
+            image=self.image_processor.normalize(pictures),
+            mask=mask,
+            gradient=call.guidance_gradient,
+            clip_scale=call.clip_guidance_scale,
+            range_scale=call.range_guidance_scale,
+            mse_scale=call.background_mse_scale,
+            lpips_scale=call.background_lpips_scale,
+            match_release=call.match_release,
+            rival_scale=call.rival_guidance_scale,
         )
+        return pictures, originals, guidance
 
     def prepare_image(self, image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
         """A picture at the UNet's size: shape `(1, C, H, W)`, in [0, 1], fp32."""
@@ -1351,55 +1351,42 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 " one of them."
             )
 
-    def check_inputs(
-        self,
-        prompt,
-        image,
-        mask_image,
-        negative_prompt,
-        num_inference_steps,
-        strength,
-        num_images_per_prompt,
-        num_augmentations,
-        scales,
-        guidance_gradient,
-        match_release,
-        padding_mask_crop,
-        class_labels,
-        generator,
-        latents,
-        output_type,
-        callback_on_step_end_tensor_inputs,
-        mask_threshold,
-        ranking,
-        prompt_embeds,
-        negative_prompt_embeds,
-        rival_prompt_embeds,
-        candidate_labels,
-    ) -> None:
+    def check_inputs(self, call: EditCall) -> None:
         """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
-        if prompt is None and prompt_embeds is None:
+        num_edits = self.check_edits(call)
+        self.check_steps(call.num_inference_steps, call.strength)
+        self.check_settings(call)
+        if call.padding_mask_crop is not None:
+            self.check_crop(call)
+        self.check_batch(call, num_edits * call.num_images_per_prompt)
+        if call.output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"`output_type` is {call.output_type!r}; expected 'pil', 'np', 'pt' or 'latent'.")
+        unknown = set(call.callback_on_step_end_tensor_inputs or []) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; expected some of"
+                f" {self._callback_tensor_inputs}."
+            )
+
+    def check_edits(self, call: EditCall) -> int:
+        """How many edits the prompts, photos and masks make; each is there and goes with the others."""
+        if call.prompt is None and call.prompt_embeds is None:
             raise ValueError("`prompt` is missing: pass words, or `prompt_embeds`.")
         texts = {
-            "prompt": self.check_prompt("prompt", prompt, prompt_embeds),
-            "negative_prompt": self.check_prompt("negative_prompt", negative_prompt, negative_prompt_embeds),
-            "rival_prompt_embeds": self.check_prompt("rival_prompt", None, rival_prompt_embeds),
+            "prompt": self.check_prompt("prompt", call.prompt, call.prompt_embeds),
+            "negative_prompt": self.check_prompt("negative_prompt", call.negative_prompt, call.negative_prompt_embeds),
+            "rival_prompt_embeds": self.check_prompt("rival_prompt", None, call.rival_prompt_embeds),
         }
-
-        if image is None:
+        if call.image is None:
             raise ValueError("`image` is missing: pass the photo to edit.")
-        images = to_image_list(image, "image", 3)
-        masks = None if mask_image is None else to_image_list(mask_image, "mask_image", 1)
-        lengths = {
-            "image": len(images),
-            "mask_image": 1 if masks is None else len(masks),
-            **texts,
-        }
+        images = to_image_list(call.image, "image", 3)
+        masks = [] if call.mask_image is None else to_image_list(call.mask_image, "mask_image", 1)
+        lengths = {"image": len(images), "mask_image": len(masks) or 1, **texts}
         num_edits = max(lengths.values())
         for name, length in lengths.items():
             if length not in (1, num_edits):
                 raise ValueError(f"`{name}` is a list of {length}; expected 1 or {num_edits} as in the longest list.")
-        for index, mask in enumerate(masks or []):
+        for index, mask in enumerate(masks):
             for photo in images if len(masks) == 1 else [images[index % len(images)]]:
                 if size_of(mask) != size_of(photo):
                     raise ValueError(
@@ -1407,47 +1394,49 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                         f" {size_of(photo)[1]}×{size_of(photo)[0]} pixels (width×height); they must be the same size."
                     )
             brightest = mask.getextrema()[1] / 255 if isinstance(mask, PIL.Image.Image) else mask.max().item()
-            if brightest < (mask_threshold or 1 / 255):
+            if brightest < (call.mask_threshold or 1 / 255):
                 raise ValueError("`mask_image` has nothing white in it; paint white what is to be edited.")
+        return num_edits
 
-        self.check_steps(num_inference_steps, strength)
-        if not isinstance(num_images_per_prompt, numbers.Integral) or num_images_per_prompt < 1:
-            raise ValueError(
-                f"`num_images_per_prompt` is {num_images_per_prompt!r}; expected a whole number of at least 1."
-            )
-        if not isinstance(num_augmentations, numbers.Integral) or num_augmentations < 0:
-            raise ValueError(f"`num_augmentations` is {num_augmentations!r}; expected a whole number of at least 0.")
-        for name, value in scales.items():
-            if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
-                raise ValueError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
-        if ranking not in RANKINGS:
-            raise ValueError(f"`ranking` is {ranking!r}; pass one of {RANKINGS}.")
-        if candidate_labels is not None and (
-            isinstance(candidate_labels, str) or not all(isinstance(label, str) for label in candidate_labels)
-        ):
-            raise TypeError(f"`candidate_labels` must be a list of strings, not {candidate_labels!r}.")
-        if guidance_gradient not in ("sample", "estimate"):
-            raise ValueError(f"`guidance_gradient` is {guidance_gradient!r}; expected 'sample' or 'estimate'.")
-        if match_release and not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
+    def check_settings(self, call: EditCall) -> None:
+        """The numbers and choices that are the same for all pictures."""
+        for name, least in (("num_images_per_prompt", 1), ("num_augmentations", 0)):
+            value = getattr(call, name)
+            if not isinstance(value, numbers.Integral) or value < least:
+                raise ValueError(f"`{name}` is {value!r}; expected a whole number of at least {least}.")
+        for name in SCALES:
+            check_scale(name, getattr(call, name))
+        if call.ranking not in RANKINGS:
+            raise ValueError(f"`ranking` is {call.ranking!r}; pass one of {RANKINGS}.")
+        labels = call.candidate_labels
+        if labels is not None and (isinstance(labels, str) or not all(isinstance(label, str) for label in labels)):
+            raise TypeError(f"`candidate_labels` must be a list of strings, not {labels!r}.")
+        if call.guidance_gradient not in ("sample", "estimate"):
+            raise ValueError(f"`guidance_gradient` is {call.guidance_gradient!r}; expected 'sample' or 'estimate'.")
+        if call.match_release and not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
             raise ValueError(
                 f"`match_release=True` with {type(self.scheduler).__name__}: the released editor has DDPM and DDIM"
                 " only; set `scheduler` to DDPMScheduler or DDIMScheduler."
             )
 
-        if padding_mask_crop is not None:
-            if not isinstance(padding_mask_crop, numbers.Integral) or padding_mask_crop < 0:
-                raise ValueError(f"`padding_mask_crop` is {padding_mask_crop!r}; expected a number of pixels ≥ 0.")
-            if masks is None:
-                raise ValueError("`padding_mask_crop` needs a `mask_image` to crop to.")
-            if output_type == "latent":
-                raise ValueError("`padding_mask_crop` returns the photo; `output_type` cannot be 'latent' with it.")
-            if output_type != "pil" and len({size_of(photo) for photo in images}) > 1:
-                raise ValueError(
-                    f"`image` holds photos of different sizes, which `output_type` {output_type!r} cannot return;"
-                    " use 'pil' with `padding_mask_crop`."
-                )
+    def check_crop(self, call: EditCall) -> None:
+        """What `padding_mask_crop` needs."""
+        if not isinstance(call.padding_mask_crop, numbers.Integral) or call.padding_mask_crop < 0:
+            raise ValueError(f"`padding_mask_crop` is {call.padding_mask_crop!r}; expected a number of pixels ≥ 0.")
+        if call.mask_image is None:
+            raise ValueError("`padding_mask_crop` needs a `mask_image` to crop to.")
+        if call.output_type == "latent":
+            raise ValueError("`padding_mask_crop` returns the photo; `output_type` cannot be 'latent' with it.")
+        sizes = {size_of(photo) for photo in to_image_list(call.image, "image", 3)}
+        if call.output_type != "pil" and len(sizes) > 1:
+            raise ValueError(
+                f"`image` holds photos of different sizes, which `output_type` {call.output_type!r} cannot return;"
+                " use 'pil' with `padding_mask_crop`."
+            )
 
-        batch_size = num_edits * num_images_per_prompt
+    def check_batch(self, call: EditCall, batch_size: int) -> None:
+        """What there is one of for each picture: generators, noise, classes."""
+        generator, latents, shape = call.generator, call.latents, (batch_size, 3, *self.sample_size)
         if isinstance(generator, list):
             if len(generator) != batch_size or not all(isinstance(item, torch.Generator) for item in generator):
                 raise ValueError(
@@ -1458,31 +1447,23 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             raise TypeError(
                 f"`generator` must be a torch.Generator or a list of them, not {type(generator).__name__}."
             )
-        shape = (batch_size, 3, *self.sample_size)
         if latents is not None:
             if not isinstance(latents, torch.Tensor) or tuple(latents.shape) != shape:
                 found = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
                 raise ValueError(f"`latents` is {found}; expected a tensor of shape {shape}.")
             if not torch.isfinite(latents).all():
                 raise ValueError("`latents` holds NaN or infinite values; expected Gaussian noise.")
-        if class_labels is not None:
-            if self.unet.config.num_class_embeds is None:
+        if call.class_labels is not None:
+            num_classes = self.unet.config.num_class_embeds
+            if num_classes is None:
                 raise ValueError("`class_labels` given, but `unet` is not class-conditional; leave it out.")
-            labels = torch.as_tensor(class_labels)
+            labels = torch.as_tensor(call.class_labels)
             if labels.is_floating_point() or labels.numel() not in (1, batch_size):
-                raise ValueError(f"`class_labels` is {class_labels!r}; expected one class or one for each picture.")
-            if labels.min() < 0 or labels.max() >= self.unet.config.num_class_embeds:
                 raise ValueError(
-                    f"`class_labels` is {class_labels!r}; expected classes 0…{self.unet.config.num_class_embeds - 1}."
+                    f"`class_labels` is {call.class_labels!r}; expected one class or one for each picture."
                 )
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"`output_type` is {output_type!r}; expected 'pil', 'np', 'pt' or 'latent'.")
-        unknown = set(callback_on_step_end_tensor_inputs or []) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; expected some of"
-                f" {self._callback_tensor_inputs}."
-            )
+            if labels.min() < 0 or labels.max() >= num_classes:
+                raise ValueError(f"`class_labels` is {call.class_labels!r}; expected classes 0…{num_classes - 1}.")
 
     def check_prompt(self, name: str, text: str | list[str] | None, embeds: torch.Tensor | None) -> int:
         """How many prompts `text` or `embeds` are; raises a `ValueError` or `TypeError` if they cannot be any."""
@@ -1642,6 +1623,24 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if type(self) is __class__:
             self.write_modular_index(Path(working_dir), repo_id)
         return super()._upload_folder(working_dir, repo_id, token=token, **kwargs)
+
+
+# what checkpoints have values of their own for
+SETTINGS = ("num_inference_steps", "strength", "num_augmentations", "clip_guidance_scale", "range_guidance_scale")
+# each the weight of a loss
+SCALES = (
+    "clip_guidance_scale",
+    "range_guidance_scale",
+    "background_mse_scale",
+    "background_lpips_scale",
+    "rival_guidance_scale",
+)
+
+
+def check_scale(name: str, value: float) -> None:
+    """Raises a `ValueError` unless `value` can be the weight of a loss."""
+    if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
+        raise ValueError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2000,9 +1999,6 @@ INTERMEDIATES = {
     "ranking": (list, "Indices into `images`, best first, prompt by prompt."),
 }
 
-# what checkpoints have values of their own for
-SETTINGS = ("num_inference_steps", "strength", "num_augmentations", "clip_guidance_scale", "range_guidance_scale")
-
 
 class BlendedDiffusionStep(ModularPipelineBlocks):
     """A block of the method; what it declares is named in class attributes.
@@ -2147,16 +2143,11 @@ class BlendedDiffusionInputStep(BlendedDiffusionStep):
     makes = ("pictures", "source", "mask", "originals", "guidance")
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
-        for name in SETTINGS:
-            block_state[name] = pipe.setting(name, block_state[name])
-        if block_state.guidance_gradient is None:
-            block_state.guidance_gradient = pipe.gradient_left_out(block_state.match_release)
-        threshold = pipe.mask_threshold(block_state.soft_mask, block_state.match_release)
-        pipe.check_components()
-        given = block_state.as_dict()
-        given["ranking"], given["mask_threshold"] = block_state.rank_by, threshold
-        given["scales"] = {name: value for name, value in given.items() if name.endswith("_scale")}
-        pipe.check_inputs(**{name: given.get(name) for name in inspect.signature(pipe.check_inputs).parameters})
+        call = pipe.filled_in(EditCall.of({**block_state.as_dict(), "ranking": block_state.rank_by}))
+        pipe.check_components(*self.needed_components)
+        pipe.check_inputs(call)
+        for name in (*SETTINGS, "guidance_gradient"):
+            block_state[name] = getattr(call, name)
 
         def prompts(name: str) -> tuple[torch.Tensor, torch.Tensor]:
             embeds, weights = pipe.prepare_prompt(None, block_state[f"{name}_embeds"])
@@ -2164,21 +2155,7 @@ class BlendedDiffusionInputStep(BlendedDiffusionStep):
             return embeds, weights if known is None else known
 
         block_state.pictures, block_state.originals, block_state.guidance = pipe.prepare_edits(
-            prompts("prompt"),
-            prompts("negative_prompt"),
-            prompts("rival_prompt"),
-            block_state.image,
-            block_state.mask_image,
-            block_state.num_images_per_prompt,
-            block_state.padding_mask_crop,
-            threshold,
-            block_state.rival_guidance_scale,
-            block_state.match_release,
-            gradient=block_state.guidance_gradient,
-            clip_scale=block_state.clip_guidance_scale,
-            range_scale=block_state.range_guidance_scale,
-            mse_scale=block_state.background_mse_scale,
-            lpips_scale=block_state.background_lpips_scale,
+            call, prompts("prompt"), prompts("negative_prompt"), prompts("rival_prompt")
         )
         block_state.source, block_state.mask = block_state.guidance.image, block_state.guidance.mask
 
