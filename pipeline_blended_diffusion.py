@@ -7,11 +7,15 @@ with `blend=False` and a background scale it is Algorithm 1, the paper's baselin
 order in which the call takes them, then what prepares, ranks, checks and saves, and helpers. Last come
 [`BlendedDiffusionBlocks`], the same steps as blocks of Modular Diffusers.
 
+Equations and algorithms without another name are this paper's. DDPM is arXiv:2006.11239, Improved DDPM
+arXiv:2102.09672, DDIM arXiv:2010.02502, Dhariwal & Nichol arXiv:2105.05233.
+
 What belongs here is the method and nothing else: no reading of files, no command line, no gallery.
 """
 
 import contextlib
 import functools
+import importlib
 import inspect
 import json
 import math
@@ -29,7 +33,8 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, ModelMixin, SchedulerMixin, UNet2DModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from diffusers.modular_pipelines import (
     BlockState,
@@ -56,6 +61,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     SiglipImageProcessor,
     SiglipModel,
@@ -86,11 +92,10 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The diffusion: where a clean picture x_0, a noisy one x_t and the predicted noise ε meet.
+# --- The diffusion ---------------------------------------------------------------------------------------------------
+# Where a clean picture x_0, a noisy one x_t and the predicted noise ε meet.
 # Samples live in the scheduler's own scale, x_t = signal·x_0 + noise·ε: (√ᾱ_t, √(1−ᾱ_t)) for DDPM and its kin,
 # (1, σ_t) for the sigma-space schedulers.
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def noise_level(scheduler: SchedulerMixin, timestep: torch.Tensor) -> tuple[float, float]:
@@ -103,7 +108,7 @@ def noise_level(scheduler: SchedulerMixin, timestep: torch.Tensor) -> tuple[floa
 
 
 def clean_estimate(sample: torch.Tensor, noise_pred: torch.Tensor, signal: float, noise: float) -> torch.Tensor:
-    """x̂_0 = (x_t − noise·ε) / signal (DDPM, eq. 15)."""
+    """x̂_0 = (x_t − noise·ε) / signal (eq. 5; DDPM, eq. 15)."""
     return (sample - noise * noise_pred) / signal
 
 
@@ -147,9 +152,8 @@ def paste(source: torch.Tensor, result: torch.Tensor, mask: torch.Tensor) -> tor
     return torch.where(mask > 0, composite(result, source, mask), source)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The losses whose gradient guides the edit. Each returns one value per picture, shape (B,).
-# ---------------------------------------------------------------------------------------------------------------------
+# --- The losses whose gradient guides the edit -----------------------------------------------------------------------
+# Each returns one value per picture, shape (B,).
 
 
 def spherical_distance(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
@@ -168,7 +172,7 @@ def range_penalty(pred_original_sample: torch.Tensor) -> torch.Tensor:
 
 
 def background_mse(estimate: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """Mean squared difference of two backgrounds (the MSE of D_bg in Algorithm 1)."""
+    """Mean squared difference of two backgrounds (the MSE of D_bg, eq. 7)."""
     return (estimate - source).square().mean(dim=(1, 2, 3))
 
 
@@ -246,6 +250,20 @@ class BlendedDiffusionPipelineOutput(BaseOutput):
     ranking: list[int]
 
 
+class GuidanceScale:
+    """The weight of a loss in the call that runs, in the pipeline's attribute of this name with `_` before it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, pipe: "BlendedDiffusionPipeline | None", owner: type) -> "GuidanceScale | float":
+        return self if pipe is None else getattr(pipe, f"_{self.name}")
+
+    def __set__(self, pipe: "BlendedDiffusionPipeline", value: float) -> None:
+        check_scale(self.name, value)
+        setattr(pipe, f"_{self.name}", value)
+
+
 @dataclass
 class EditCall:
     """What a call asks for, under the names of [`BlendedDiffusionPipeline.__call__`], which says what they mean."""
@@ -277,6 +295,10 @@ class EditCall:
     rival_prompt_embeds: torch.Tensor | None
     rival_guidance_scale: float
     candidate_labels: list[str] | None
+    timesteps: list[int] | None
+    sigmas: list[float] | None
+    height: int | None
+    width: int | None
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> "EditCall":
@@ -387,7 +409,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         self.check_components()
         self._lpips = None
         self._interrupt = False
+        self._num_timesteps = 0
+        self._clip_guidance_scale = default_clip_guidance_scale
+        self._range_guidance_scale = default_range_guidance_scale
+        self._background_mse_scale = self._background_lpips_scale = self._rival_guidance_scale = 0.0
 
+    @torch.inference_mode(False)  # there gradients cannot be switched on, and the guidance needs them
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
@@ -414,7 +441,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[["BlendedDiffusionPipeline", int, int, dict], dict] | None = None,
+        callback_on_step_end: Callable[["BlendedDiffusionPipeline", int, int, dict], dict]
+        | PipelineCallback
+        | MultiPipelineCallbacks
+        | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (diffusers' own signature)
         soft_mask: bool = False,
         ranking: str = "surroundings",
@@ -423,6 +453,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         rival_prompt_embeds: torch.Tensor | None = None,
         rival_guidance_scale: float = 4.0,
         candidate_labels: list[str] | None = None,
+        timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
+        height: int | None = None,
+        width: int | None = None,
     ) -> BlendedDiffusionPipelineOutput | tuple:
         """
         Edits the masked region of one or several photos to fit one or several prompts.
@@ -435,7 +469,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             image (`PipelineImageInput`):
                 The photo: PIL, NumPy `(H, W, 3)` or torch `(3, H, W)`; arrays in [0, 1], or `uint8`.
             mask_image (`PipelineImageInput`, *optional*):
-                White is edited, black is kept; of the photo's size. NumPy `(H, W[, 1])`, torch `([1, ]H, W)`.
+                White is edited, black is kept; of the photo's size. NumPy `(H, W[, 1])`, torch `([1, ]H, W)`, or
+                `(B, H, W)` of either for a batch.
                 Becomes black or white at 0.5 after resizing, unless `soft_mask`. Without it all is edited.
             negative_prompt (`str` or `list[str]`, *optional*):
                 What the region should not show: its CLIP distance is raised with the weight of
@@ -509,6 +544,13 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             candidate_labels (`list[str]`, *optional*):
                 Other things that a result could be taken for. With `"surroundings"` results are then ranked by how
                 much more they look like the prompt than like these; an empty list ranks by the distance alone.
+            timesteps (`list[int]`, *optional*):
+                The whole way in these timesteps, first to last, in place of `num_inference_steps`; for schedulers
+                whose `set_timesteps` takes them.
+            sigmas (`list[float]`, *optional*):
+                The same in noise levels.
+            height, width (`int`, *optional*):
+                The size of the network's pictures. It makes no others: `padding_mask_crop` is for larger photos.
 
         Examples:
 
@@ -518,11 +560,14 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         Raises:
             ValueError, TypeError: an argument is wrong; the message names it and says what would be right.
         """
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+
         # check: what the call says and, where it says nothing, the checkpoint's own settings
         call = self.filled_in(EditCall.of(locals()))
         self.check_components("unet", "scheduler", "clip_model", "feature_extractor")
         self.check_inputs(call)
-        self._interrupt = False
+        self.begin(call)
 
         # encode the prompts, and the labels that results could be taken for
         prompts = self.prepare_prompt(prompt, prompt_embeds)
@@ -533,7 +578,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         # prepare: a photo, a mask and a prompt for each picture, and the photo noised to the first timestep
         pictures, originals, guidance = self.prepare_edits(call, prompts, negatives, rivals)
         source, mask = guidance.image, guidance.mask
-        timesteps = self.get_timesteps(call.num_inference_steps, call.strength, match_release, source.device)
+        timesteps = self.get_timesteps(
+            call.num_inference_steps, call.strength, match_release, source.device, timesteps, sigmas
+        )
         self._num_timesteps = len(timesteps)
         generators = self.prepare_generators(generator, len(source), match_release)
         latents = self.prepare_latents(source, timesteps[0], generators, latents)
@@ -587,6 +634,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                     latents = callback_outputs.pop("latents", latents)
                     pred_original_sample = callback_outputs.pop("pred_original_sample", pred_original_sample)
                     guidance.mask = mask = callback_outputs.pop("mask", mask)
+                    self.follow(guidance)
                 progress_bar.update()
 
         # paste the photo back outside the mask
@@ -611,15 +659,26 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
+        """How many timesteps the call takes that runs or ran last; 0 before the first."""
         return self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
+        """Set to `True` by a callback it ends the loop; the result is then the last clean estimate."""
         return self._interrupt
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # The steps, in the order in which the call takes them
-    # -----------------------------------------------------------------------------------------------------------------
+    @interrupt.setter
+    def interrupt(self, value: bool) -> None:
+        self._interrupt = value
+
+    # what a callback sets these to, or their `_…` as in diffusers' own callbacks, counts from the next step on
+    clip_guidance_scale = GuidanceScale()
+    range_guidance_scale = GuidanceScale()
+    background_mse_scale = GuidanceScale()
+    background_lpips_scale = GuidanceScale()
+    rival_guidance_scale = GuidanceScale()
+
+    # --- The steps, in the order in which the call takes them --------------------------------------------------------
 
     def draw(
         self,
@@ -727,7 +786,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return -gradient / scale if guidance.gradient == "estimate" else -gradient
 
     def clip_loss(self, estimate: torch.Tensor, guidance: Guidance, warps: torch.Tensor) -> torch.Tensor:
-        """D_CLIP: the distance of the masked estimate to the prompt, averaged over the copies. Shape `(B,)`.
+        """D_CLIP (eq. 6): the distance of the masked estimate to the prompt, averaged over the copies. Shape `(B,)`.
 
         Less the distance to the negative prompt, plus by how much a copy is closer to its rival than to its prompt.
         """
@@ -770,7 +829,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return torch.stack([spherical_distance(*pair) for pair in pairs]).mean(dim=0)
 
     def background_loss(self, estimate: torch.Tensor, guidance: Guidance) -> torch.Tensor:
-        """D_bg of Algorithm 1: how far the estimate has left the source outside the mask. Shape `(B,)`."""
+        """D_bg (eq. 7) of Algorithm 1: how far the estimate has left the source outside the mask. Shape `(B,)`."""
         background = estimate * (1 - guidance.mask)
         # the released code compares with the whole source and takes the MSE's mean over the batch too
         source = guidance.image if guidance.match_release else guidance.image * (1 - guidance.mask)
@@ -790,7 +849,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         """
         if self._lpips is None:
             try:
-                import lpips
+                # not by a statement, of which diffusers would say at loading that it needs the package
+                lpips = importlib.import_module("lpips")
             except ImportError as error:
                 raise ImportError("`background_lpips_scale` needs the package lpips: `pip install lpips`.") from error
             try:
@@ -920,16 +980,27 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         # the released editor does not paste in local CLIP-guided diffusion
         return enforce_background and (blend or not match_release)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Preparation
-    # -----------------------------------------------------------------------------------------------------------------
+    # --- Preparation -------------------------------------------------------------------------------------------------
 
     def filled_in(self, call: EditCall) -> EditCall:
         """The call with the checkpoint's own settings where it leaves them out."""
         own = {name: self.setting(name, getattr(call, name)) for name in (*SETTINGS, "candidate_labels")}
+        if call.candidate_labels is None and self.tokenizer is None:
+            own["candidate_labels"] = None  # there is nothing to read them
         if call.guidance_gradient is None:
             own["guidance_gradient"] = self.gradient_left_out(call.match_release)
         return replace(call, **own)
+
+    def begin(self, call: EditCall) -> None:
+        """What callbacks find of the call in the pipeline's properties."""
+        self._interrupt = False
+        for name in SCALES:
+            setattr(self, f"_{name}", getattr(call, name))
+
+    def follow(self, guidance: Guidance) -> None:
+        """Has the guidance go on with the scales that a callback may have set."""
+        for name, field in SCALES.items():
+            setattr(guidance, field, getattr(self, f"_{name}"))
 
     def setting(self, name: str, value):
         """A call's setting, or the checkpoint's own where the call leaves it out (`None`)."""
@@ -945,7 +1016,17 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return None if soft_mask else 1 / 255 if match_release else 0.5
 
     def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
-        """CLIP's text embeddings, shape `(len(prompt), D)`, fp32. Text beyond CLIP's length is cut with a warning."""
+        """CLIP's text embeddings, shape `(len(prompt), D)`, fp32. Text beyond CLIP's length is cut with a warning.
+
+        Raises:
+            ValueError: the CLIP or its tokenizer is not loaded.
+        """
+        self.check_components("clip_model")
+        if self.tokenizer is None:
+            raise ValueError(
+                "`tokenizer` is not loaded, which words need; pass embeddings (`prompt_embeds`, …) in their place, or"
+                " set `pipe.tokenizer`."
+            )
         embeds = []
         for model, tokenizer, _ in self.clips:
             max_length = model.config.text_config.max_position_embeddings
@@ -966,11 +1047,13 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     def prepare_prompt(
         self, prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The embeddings `(N, D)` of words or those given, and the weights `(N,)`: 0 for an empty prompt, else 1."""
+        """The embeddings `(N, D)` of words or those given, and the weights `(N,)`: 0 without words, else 1."""
         device = self._execution_device
         if prompt_embeds is not None:
             return prompt_embeds.to(device, torch.float32), torch.ones(len(prompt_embeds), device=device)
-        prompts = prompt if isinstance(prompt, list) else [prompt or ""]
+        if prompt is None:
+            return torch.zeros(1, sum(self.embed_dims), device=device), torch.zeros(1, device=device)
+        prompts = prompt if isinstance(prompt, list) else [prompt]
         return self.encode_prompt(prompts), torch.tensor([float(text != "") for text in prompts], device=device)
 
     def prepare_edits(
@@ -1067,18 +1150,33 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         )
 
     def get_timesteps(
-        self, num_inference_steps: int, strength: float, match_release: bool, device: torch.device
+        self,
+        num_inference_steps: int,
+        strength: float,
+        match_release: bool,
+        device: torch.device,
+        timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
     ) -> torch.Tensor:
         """The timesteps that are left after skipping the first `1 − strength` of them, first to last."""
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        timesteps, order = self.scheduler.timesteps, self.scheduler.order
+        scheduler = self.scheduler
+        if timesteps is not None:
+            scheduler.set_timesteps(timesteps=timesteps, device=device)
+        elif sigmas is not None:
+            scheduler.set_timesteps(sigmas=sigmas, device=device)
+        else:
+            scheduler.set_timesteps(num_inference_steps, device=device)
+        whole, order = scheduler.timesteps, scheduler.order
+        if timesteps is not None or sigmas is not None:
+            num_inference_steps = math.ceil(len(whole) / order)
+            self.check_strength(num_inference_steps, strength)
         if match_release:
-            released = released_timesteps(num_inference_steps, self.scheduler.config.num_train_timesteps)
-            timesteps = torch.tensor(released, device=device)
+            released = released_timesteps(num_inference_steps, scheduler.config.num_train_timesteps)
+            whole = torch.tensor(released, device=device)
         start = (num_inference_steps - self.num_steps_left(num_inference_steps, strength)) * order
-        if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(start)
-        return timesteps[start:]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(start)
+        return whole[start:]
 
     @staticmethod
     def num_steps_left(num_inference_steps: int, strength: float) -> int:
@@ -1140,9 +1238,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         """The width and height of the pictures for CLIP, the largest one's."""
         return max(model.config.vision_config.image_size for model, _, _ in self.clips)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Ranking
-    # -----------------------------------------------------------------------------------------------------------------
+    # --- Ranking -----------------------------------------------------------------------------------------------------
 
     def rank(
         self,
@@ -1257,9 +1353,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         photo[:, top:bottom, left:right] = window
         return photo[None]
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Checks
-    # -----------------------------------------------------------------------------------------------------------------
+    # --- Checks ------------------------------------------------------------------------------------------------------
 
     def check_components(self, *needed: str) -> None:
         """Raises a `ValueError` if the components cannot do this job, or one of the `needed` ones is not there."""
@@ -1343,6 +1437,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 f"`num_inference_steps` is {num_inference_steps}; the network knows at most"
                 f" {self.scheduler.config.num_train_timesteps} timesteps."
             )
+        self.check_strength(num_inference_steps, strength)
+
+    def check_strength(self, num_inference_steps: int, strength: float) -> None:
+        """Raises a `ValueError` if it leaves no step to take."""
         if not isinstance(strength, numbers.Real) or not 0 < strength <= 1:
             raise ValueError(f"`strength` is {strength!r}; expected a number above 0 and at most 1.")
         if self.num_steps_left(num_inference_steps, strength) == 0:
@@ -1351,10 +1449,33 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 " one of them."
             )
 
+    def check_timesteps(self, call: EditCall) -> None:
+        """Raises a `ValueError` or `TypeError` if the timesteps or noise levels given make no way to go."""
+        if call.timesteps is not None and call.sigmas is not None:
+            raise ValueError("`timesteps` and `sigmas` say the same thing twice; pass one of them.")
+        name = "sigmas" if call.timesteps is None else "timesteps"
+        if call.match_release:
+            raise ValueError(f"`{name}` given with `match_release=True`, which spaces them as released; leave it out.")
+        if name not in inspect.signature(self.scheduler.set_timesteps).parameters:
+            raise ValueError(
+                f"`{name}` given, but {type(self.scheduler).__name__} takes none; pass `num_inference_steps`."
+            )
+        given, num_train_timesteps = getattr(call, name), self.scheduler.config.num_train_timesteps
+        if not isinstance(given, (list, tuple)) or not given:
+            raise TypeError(f"`{name}` must be a list of numbers, not {given!r}.")
+        kind = numbers.Real if name == "sigmas" else numbers.Integral
+        falling = all(isinstance(one, kind) and 0 <= one for one in given) and sorted(set(given))[::-1] == list(given)
+        if not falling or (name == "timesteps" and given[0] >= num_train_timesteps):
+            expected = "falling noise levels" if name == "sigmas" else f"falling ones of 0…{num_train_timesteps - 1}"
+            raise ValueError(f"`{name}` is {given!r}; expected {expected}.")
+
     def check_inputs(self, call: EditCall) -> None:
         """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
         num_edits = self.check_edits(call)
-        self.check_steps(call.num_inference_steps, call.strength)
+        if call.timesteps is None and call.sigmas is None:
+            self.check_steps(call.num_inference_steps, call.strength)
+        else:
+            self.check_timesteps(call)
         self.check_settings(call)
         if call.padding_mask_crop is not None:
             self.check_crop(call)
@@ -1406,6 +1527,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 raise ValueError(f"`{name}` is {value!r}; expected a whole number of at least {least}.")
         for name in SCALES:
             check_scale(name, getattr(call, name))
+        for name, size in zip(("height", "width"), self.sample_size, strict=True):
+            if getattr(call, name) not in (None, size):
+                raise ValueError(
+                    f"`{name}` is {getattr(call, name)!r}; the network's pictures have {size} pixels: leave it out,"
+                    " and set `padding_mask_crop` to keep a larger photo's size."
+                )
         if call.ranking not in RANKINGS:
             raise ValueError(f"`ranking` is {call.ranking!r}; pass one of {RANKINGS}.")
         labels = call.candidate_labels
@@ -1457,7 +1584,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             num_classes = self.unet.config.num_class_embeds
             if num_classes is None:
                 raise ValueError("`class_labels` given, but `unet` is not class-conditional; leave it out.")
-            labels = torch.as_tensor(call.class_labels)
+            try:
+                labels = torch.as_tensor(call.class_labels)
+            except (TypeError, ValueError, RuntimeError):
+                raise TypeError(
+                    f"`class_labels` must be a whole number, or a list or tensor of them, not {call.class_labels!r}."
+                ) from None
             if labels.is_floating_point() or labels.numel() not in (1, batch_size):
                 raise ValueError(
                     f"`class_labels` is {call.class_labels!r}; expected one class or one for each picture."
@@ -1482,9 +1614,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             raise TypeError(f"`{name}` must be a string or a non-empty list of strings, not {text!r}.")
         return len(texts)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Memory
-    # -----------------------------------------------------------------------------------------------------------------
+    # --- Memory ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -1493,9 +1623,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         It keeps the weights as they were in the forward pass, also where offloading or layerwise casting has taken
         them from the network by the time of the backward pass.
         """
+        networks = (self.unet, *(model for model, _, _ in self.clips))
+        for network in networks:
+            allow_gradients(network)
         trainable = [
             (network, name)
-            for network in (self.unet, *(model for model, _, _ in self.clips))
+            for network in networks
             for name, parameter in network.named_parameters()
             if parameter.requires_grad
         ]
@@ -1528,12 +1661,35 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         exclude_modules = self._exclude_from_cpu_offload if exclude_modules is None else exclude_modules
         super().enable_group_offload(onload_device, *args, exclude_modules=exclude_modules, **kwargs)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Saving
-    # -----------------------------------------------------------------------------------------------------------------
+    # --- Saving ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | Path) -> dict[str, Any]:
+        """`model_index.json`; a class that was imported is the one to load with, and runs no code from the folder."""
+        config = super()._dict_from_json_file(json_file)
+        if isinstance(config.get("_class_name"), list):
+            config["_class_name"] = config["_class_name"][1]
+        return config
 
     # read now: diffusers keeps its copies of all versions of this file under one name
     _source = Path(__file__).read_bytes()
+
+    def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
+        """As in [`DiffusionPipeline`], but what cannot be saved is refused before anything is written.
+
+        Raises:
+            ValueError: a network is wrapped, or the class is in no file.
+        """
+        for name, part in self.components.items():
+            part = getattr(part, "_orig_mod", part)  # as torch.compile keeps it
+            if isinstance(part, torch.nn.Module) and not isinstance(part, (ModelMixin, PreTrainedModel)):
+                remedy = f"`pipe.{name} = pipe.{name}.merge_and_unload()`" if hasattr(part, "merge_and_unload") else ""
+                raise ValueError(
+                    f"`{name}` is {type(part).__name__}, which cannot be saved with a pipeline;"
+                    f" {remedy or 'save the network in it'} first."
+                )
+        self.source_file()
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs) -> None:
         """Writes `model_index.json` and beside it what makes a saved folder complete: this source file and a card.
@@ -1544,9 +1700,11 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         module, source = self.source_file()
-        for name in (f"{module}.py", "pipeline.py"):
+        # a subclass's file may import ours, by `from .pipeline_blended_diffusion import …` wherever the folder is
+        files = {"pipeline_blended_diffusion.py": self._source, f"{module}.py": source, "pipeline.py": source}
+        for name, content in files.items():
             (folder / name).unlink(missing_ok=True)  # a link leads to somebody's source
-            (folder / name).write_bytes(source)
+            (folder / name).write_bytes(content)
         for path in folder.glob("*/config.json"):  # a network's says where on this machine it was loaded from
             config = json.loads(path.read_text(encoding="utf-8"))
             if config.pop("_name_or_path", None) is not None:
@@ -1584,8 +1742,13 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         """The module's name and content that this class is saved as; those of a subclass are its own file's."""
         if type(self) is __class__:
             return "pipeline_blended_diffusion", self._source
-        path = Path(inspect.getfile(type(self)))
-        return path.stem, path.read_bytes()
+        try:
+            path = Path(inspect.getfile(type(self)))
+            return path.stem, path.read_bytes()
+        except (OSError, TypeError):
+            raise ValueError(
+                f"{type(self).__name__} is in no file, and cannot be saved with its source: write it into one."
+            ) from None
 
     def write_model_card(self, folder: Path) -> None:
         """Writes `README.md`: the card of the folder this was loaded from, with its pictures, or else a plain one."""
@@ -1598,7 +1761,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                     shutil.copyfile(origin / picture, folder / picture)
         else:
             parts = {name: part for name, part in self.components.items() if part is not None}
-            networks = (self.unet, self.clip_model)
+            networks = [part for name, part in parts.items() if name in ("unet", "clip_model")]
             origins = {str(self.name_or_path or getattr(part.config, "_name_or_path", "")) for part in networks}
             on_hub = [name for name in origins if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()]
             data = ModelCardData(
@@ -1610,7 +1773,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             defaults = {name: value for name, value in self.config.items() if name.startswith("default_")}
             card = MODEL_CARD.format(
                 metadata=data.to_yaml(),
-                size="×".join(map(str, self.sample_size[::-1])),
+                size="" if self.unet is None else f" at {'×'.join(map(str, self.sample_size[::-1]))} pixels",
                 parts="\n".join(f"| `{name}` | `{type(part).__name__}` |" for name, part in parts.items()),
                 defaults="\n".join(f"| `{name}` | `{value}` |" for name, value in sorted(defaults.items())),
             )
@@ -1627,14 +1790,14 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
 # what checkpoints have values of their own for
 SETTINGS = ("num_inference_steps", "strength", "num_augmentations", "clip_guidance_scale", "range_guidance_scale")
-# each the weight of a loss
-SCALES = (
-    "clip_guidance_scale",
-    "range_guidance_scale",
-    "background_mse_scale",
-    "background_lpips_scale",
-    "rival_guidance_scale",
-)
+# the weights of the losses, and what they are called in the [`Guidance`]
+SCALES = {
+    "clip_guidance_scale": "clip_scale",
+    "range_guidance_scale": "range_scale",
+    "background_mse_scale": "mse_scale",
+    "background_lpips_scale": "lpips_scale",
+    "rival_guidance_scale": "rival_scale",
+}
 
 
 def check_scale(name: str, value: float) -> None:
@@ -1643,9 +1806,8 @@ def check_scale(name: str, value: float) -> None:
         raise ValueError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What a component has to be: how to say it, and how to tell. By what they can do, since they may be wrapped.
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Components ------------------------------------------------------------------------------------------------------
+# What each has to be: how to say it, and how to tell. By what they can do, since they may be wrapped.
 
 COMPONENTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "unet": ("a UNet2DModel", lambda part: "time_embedding_type" in getattr(part, "config", {})),
@@ -1654,15 +1816,14 @@ COMPONENTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a CLIPModel or SiglipModel",
         lambda part: hasattr(part, "get_image_features") and hasattr(part, "get_text_features"),
     ),
-    "tokenizer": ("its tokenizer", lambda part: isinstance(part, PreTrainedTokenizerBase)),
-    "feature_extractor": ("its image processor", lambda part: hasattr(part, "image_mean")),
+    "tokenizer": ("a tokenizer such as CLIPTokenizer", lambda part: isinstance(part, PreTrainedTokenizerBase)),
+    "feature_extractor": ("a CLIPImageProcessor or SiglipImageProcessor", lambda part: hasattr(part, "image_mean")),
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Extending augmentations: CLIP sees warped copies, so that changing a few pixels to fool it stops paying.
+# --- Extending augmentations -----------------------------------------------------------------------------------------
+# CLIP sees warped copies, so that changing a few pixels to fool it stops paying.
 # The ranges are the released editor's: rotation ±15°, shift ±10 %, perspective 0.7, each with probability 0.7.
-# ---------------------------------------------------------------------------------------------------------------------
 
 MAX_ROTATION = 15.0
 MAX_SHIFT = 0.1
@@ -1702,17 +1863,14 @@ def warp(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
     return torch.where((parameters[:, 4] < WARP_PROBABILITY).view(-1, 1, 1, 1), tilted, images)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Ranking: the guidance has seen the edited region alone; what also fits with the picture round it is the better edit.
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Ranking ---------------------------------------------------------------------------------------------------------
+# The guidance has seen the edited region alone; what also fits with the picture round it is the better edit.
 
 RANKINGS = ("surroundings", "region")
 NUM_RANKING_WARPS = 8
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Timesteps, and the schedulers that keep to them
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Timesteps, and the schedulers that keep to them -----------------------------------------------------------------
 
 # Schedulers that are at another level than their own `add_noise` says: LMS begins in the middle as if there were steps
 # before, the others go through levels between two timesteps. What has no `set_begin_index` steps by its own stride.
@@ -1733,9 +1891,8 @@ def released_timesteps(num_inference_steps: int, num_train_timesteps: int) -> li
     return timesteps[::-1]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Randomness: every picture draws from its own generator, so that it does not depend on its neighbours in the batch.
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Randomness ------------------------------------------------------------------------------------------------------
+# Every picture draws from its own generator, so that it does not depend on its neighbours in the batch.
 
 
 def generators_per_image(
@@ -1764,9 +1921,7 @@ def uniform(generators: list[torch.Generator] | torch.Generator, shape: tuple[in
     return torch.stack([torch.rand(shape[1:], generator=g, device=g.device).to(device) for g in generators])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Pictures in
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Pictures in -----------------------------------------------------------------------------------------------------
 
 
 def to_image_list(
@@ -1776,8 +1931,8 @@ def to_image_list(
 
     Args:
         images: PIL pictures; NumPy arrays `(H, W[, channels])`; tensors `([channels, ]H, W)`; a list of those; or a
-            batch of four dimensions. Floating point in [0, 1] (pictures in [−1, 1] are taken too, with a warning),
-            `uint8` in 0…255, or (masks) `bool`.
+            batch of four dimensions, of masks `(B, H, W)` too. Floating point in [0, 1] (pictures in [−1, 1] are taken
+            too, with a warning), `uint8` in 0…255, or (masks) `bool`.
         argument (`str`): the argument's name, for error messages.
         channels (`int`): 3 for pictures, 1 for masks.
 
@@ -1785,12 +1940,19 @@ def to_image_list(
         TypeError: `images` is none of the above.
         ValueError: wrong shape, an empty list, NaN, or numbers outside [0, 1].
     """
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+    if isinstance(images, (np.ndarray, torch.Tensor)) and (images.ndim == 4 or channels == 1 and is_batch(images)):
         images = list(images)
     images = images if isinstance(images, (list, tuple)) else [images]
     if not images:
         raise ValueError(f"`{argument}` is an empty list: pass at least one picture.")
     return [_to_image(image, argument, channels) for image in images]
+
+
+def is_batch(masks: np.ndarray | torch.Tensor) -> bool:
+    """Whether they are `(B, H, W)`, and neither `(1, H, W)` or `(H, W, 1)` nor a colour picture."""
+    if masks.ndim != 3:
+        return False
+    return masks.shape[0] != 1 if isinstance(masks, torch.Tensor) else masks.shape[-1] > 4
 
 
 def _to_image(image, argument: str, channels: int) -> PIL.Image.Image | torch.Tensor:
@@ -1856,9 +2018,7 @@ def binarize(mask: torch.Tensor, threshold: float | None) -> torch.Tensor:
     return mask if threshold is None else (mask >= threshold).to(mask.dtype)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Half precision
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Half precision --------------------------------------------------------------------------------------------------
 
 # fp16 goes from 2⁻²⁴ to 2¹⁶. Losses that were brought to 2¹² before the backward pass leave gradients room on both
 # sides; a gradient that overflows nevertheless is tried again from 2⁴, 2⁻⁴ and 2⁻¹².
@@ -1874,9 +2034,8 @@ def rounded(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (tensor.clamp(-FP16_INPUT, FP16_INPUT) if dtype == torch.float16 else tensor).to(dtype)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Memory: what a gradient goes through is held until it has; where that is too much, it is computed once more instead.
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Memory ----------------------------------------------------------------------------------------------------------
+# What a gradient goes through is held until it has; where that is too much, it is computed once more instead.
 
 
 def recomputed(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
@@ -1907,20 +2066,29 @@ class _Recomputed(torch.autograd.Function):
         return None, *(next(found) if one else None for one in needed)
 
 
+def allow_gradients(network: torch.nn.Module) -> None:
+    """Puts copies in the place of weights that were made in `torch.inference_mode`: no gradient may go past those."""
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_inference():
+                    copy = tensor.detach().clone()
+                    needed = tensor.requires_grad
+                    tensors[name] = torch.nn.Parameter(copy, needed) if tensors is module._parameters else copy
+
+
 def keeping_weights() -> torch.autograd.graph.saved_tensors_hooks:
     """Autograd keeps the weights as they are in the forward pass."""
     return torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What stands in a saved folder's card
-# ---------------------------------------------------------------------------------------------------------------------
+# --- What stands in a saved folder's card ----------------------------------------------------------------------------
 
 MODEL_CARD = """---
 {metadata}
 ---
 
-# Blended Diffusion at {size} pixels
+# Blended Diffusion{size}
 
 Edits a region of a photo with words, and leaves the rest of it as it was: the method of
 [Blended Diffusion](https://arxiv.org/abs/2111.14818). Made with diffusers; it needs kornia too.
@@ -1955,9 +2123,8 @@ words they know, and how well they do.
 """
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The same method as blocks of Modular Diffusers. Each calls the steps above; what is written there is not said again.
-# ---------------------------------------------------------------------------------------------------------------------
+# --- The same method as blocks of Modular Diffusers ------------------------------------------------------------------
+# Each calls the steps above; what is written there is not said again.
 
 
 def pipeline_of(modular: ModularPipeline, needed: Iterable[str]) -> BlendedDiffusionPipeline:
@@ -2024,8 +2191,9 @@ class BlendedDiffusionStep(ModularPipelineBlocks):
 
     @property
     def needed_components(self) -> list[str]:
-        optional = BlendedDiffusionPipeline._optional_components
-        return [spec.name for spec in self.expected_components if spec.name not in optional]
+        # whether a tokenizer is needed depends on whether there are words
+        left_out = ("tokenizer", *BlendedDiffusionPipeline._optional_components)
+        return [spec.name for spec in self.expected_components if spec.name not in left_out]
 
     @property
     def expected_configs(self) -> list[ConfigSpec]:
@@ -2041,6 +2209,7 @@ class BlendedDiffusionStep(ModularPipelineBlocks):
     def intermediate_outputs(self) -> list[OutputParam]:
         return state_outputs(*self.makes)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         block_state = self.get_block_state(state)
@@ -2071,10 +2240,14 @@ def call_meanings() -> dict[str, str]:
     return {name: " ".join(said.split()) for _, names, said in entries for name in names.split(", ")}
 
 
+# a state has only one value of a name: here the result's, and the timesteps that are taken in the end
+RENAMED = {"ranking": "rank_by", "timesteps": "given_timesteps"}
+
+
 def call_input(name: str) -> InputParam:
     parameter = inspect.signature(BlendedDiffusionPipeline.__call__).parameters[name]
     return InputParam(
-        "rank_by" if name == "ranking" else name,  # a state has only one `ranking`: the result
+        RENAMED.get(name, name),
         parameter.annotation,
         parameter.default,
         required=name in ("prompt", "image"),
@@ -2139,11 +2312,16 @@ class BlendedDiffusionInputStep(BlendedDiffusionStep):
         "rival_prompt_embeds",
         "rival_guidance_scale",
         "candidate_labels",
+        "timesteps",
+        "sigmas",
+        "height",
+        "width",
     )
     makes = ("pictures", "source", "mask", "originals", "guidance")
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
-        call = pipe.filled_in(EditCall.of({**block_state.as_dict(), "ranking": block_state.rank_by}))
+        names = (*self.arguments, *self.needs, *self.takes)
+        call = pipe.filled_in(EditCall.of({name: block_state[RENAMED.get(name, name)] for name in names}))
         pipe.check_components(*self.needed_components)
         pipe.check_inputs(call)
         for name in (*SETTINGS, "guidance_gradient"):
@@ -2167,7 +2345,15 @@ class BlendedDiffusionPrepareLatentsStep(BlendedDiffusionStep):
     components = ("scheduler", "unet")
     defaults = ("num_inference_steps", "strength")
     needs = ("source",)
-    arguments = ("num_inference_steps", "strength", "match_release", "generator", "latents")
+    arguments = (
+        "num_inference_steps",
+        "strength",
+        "match_release",
+        "generator",
+        "latents",
+        "timesteps",
+        "sigmas",
+    )
     makes = ("timesteps", "generators", "latents")
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
@@ -2177,6 +2363,8 @@ class BlendedDiffusionPrepareLatentsStep(BlendedDiffusionStep):
             pipe.setting("strength", block_state.strength),
             match_release,
             source.device,
+            block_state.given_timesteps,
+            block_state.sigmas,
         )
         block_state.generators = pipe.prepare_generators(block_state.generator, len(source), match_release)
         block_state.latents = pipe.prepare_latents(
@@ -2187,6 +2375,7 @@ class BlendedDiffusionPrepareLatentsStep(BlendedDiffusionStep):
 class BlendedDiffusionLoopStep(BlendedDiffusionStep):
     """A block within the loop. What it adds to `block_state` besides what it `makes` is gone when the loop ends."""
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(
         self, components: ModularPipeline, block_state: BlockState, i: int, t: torch.Tensor
@@ -2307,6 +2496,7 @@ class BlendedDiffusionDenoiseStep(LoopSequentialPipelineBlocks):
     def loop_inputs(self) -> list[InputParam]:
         return state_inputs("timesteps")
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         block_state = self.get_block_state(state)
@@ -2366,8 +2556,9 @@ class BlendedDiffusionDecodeStep(BlendedDiffusionStep):
 class BlendedDiffusionBlocks(SequentialPipelineBlocks):
     """[`BlendedDiffusionPipeline`] in blocks, which can be taken out, replaced and added to.
 
-    Arguments and results are the pipeline's, with three exceptions: its argument `ranking` is `rank_by` here, as the
-    result has that name; embeddings take the text encoder's place; a block in the loop does what a callback does.
+    Arguments and results are the pipeline's, with three exceptions: its arguments `ranking` and `timesteps` are
+    `rank_by` and `given_timesteps` here, as results have those names; embeddings take the text encoder's place; a
+    block in the loop does what a callback does.
     """
 
     model_name = "blended-diffusion"

@@ -3,8 +3,7 @@
 Of `PipelineTesterMixin` and its companions these do not apply: classifier-free guidance (`test_cfg`,
 `test_callback_cfg`: there is no `guidance_scale`), everything about a VAE, `StableDiffusionMixin`, FreeU and fused QKV
 (there is no latent space), xFormers (needs CUDA and the package), IP-Adapters, LoRA and the caches of video
-transformers (`UNet2DModel` has none of them), and `encode_prompt` without the other components (CLIP is needed for the
-guidance as much as for the words). Pushing is tested with the Hub's protocol.
+transformers (`UNet2DModel` has none of them). Pushing is tested with the Hub's protocol.
 """
 
 import copy
@@ -32,8 +31,10 @@ from diffusers import (
     UniPCMultistepScheduler,
     schedulers,
 )
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
+from stand_ins import tiny_text_encoder
 
 from blended_diffusion.painters.regions import RegionsPipeline
 from blended_diffusion.painters.windows import WindowedPipeline
@@ -118,6 +119,25 @@ def test_a_dtype_for_each_component(tiny_model_dir, photo, mask):
     assert (edit(loaded, photo, mask, clip_guidance_scale=5.0) - full).abs().mean() < 0.05
 
 
+def test_the_imported_class_loads_without_running_the_folders_code(tiny_pipe, photo, mask, tmp_path):
+    tiny_pipe.save_pretrained(tmp_path)
+    for name in ("pipeline.py", "pipeline_blended_diffusion.py"):
+        (tmp_path / name).write_text("raise AssertionError('this was run')\n")
+    for cls in (BlendedDiffusionPipeline, Darker):
+        loaded = quiet(cls.from_pretrained(tmp_path))
+        assert type(loaded) is cls
+    assert_close(
+        edit(quiet(BlendedDiffusionPipeline.from_pretrained(tmp_path)), photo, mask), edit(tiny_pipe, photo, mask)
+    )
+    for options, error in (({}, ValueError), ({"trust_remote_code": True}, AssertionError)):
+        with pytest.raises(error, match="trust_remote_code" if error is ValueError else "this was run"):
+            DiffusionPipeline.from_pretrained(tmp_path, **options)
+
+
+class Darker(BlendedDiffusionPipeline):
+    """Somebody's subclass."""
+
+
 # --- the call --------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +203,185 @@ def test_the_latents_a_callback_changes_last_are_the_result(tiny_pipe, photo, ma
         return {"latents": torch.zeros_like(callback_kwargs["latents"])} if last else {}
 
     assert not edit(tiny_pipe, photo, mask, callback_on_step_end=callback, output_type="latent").any()
+
+
+class Watch(PipelineCallback):
+    """Notes what it is given, and has no guidance by words after `cutoff_step_index`."""
+
+    tensor_inputs = ["latents", "mask"]
+
+    def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+        self.seen = [*getattr(self, "seen", []), sorted(callback_kwargs)]
+        if step_index == self.config.cutoff_step_index:
+            pipeline._clip_guidance_scale = 0.0
+        return callback_kwargs
+
+
+class WatchEstimate(Watch):
+    tensor_inputs = ["pred_original_sample"]
+
+
+def test_callbacks_of_diffusers_say_themselves_which_tensors_they_want(tiny_pipe, photo, mask):
+    watch = Watch(cutoff_step_ratio=None, cutoff_step_index=1)
+    fading = edit(tiny_pipe, photo, mask, callback_on_step_end=watch)
+    assert watch.seen == [["latents", "mask"]] * tiny_pipe.num_timesteps
+    both = [Watch(1.0), WatchEstimate(1.0)]
+    full = edit(tiny_pipe, photo, mask, callback_on_step_end=MultiPipelineCallbacks(both))
+    for one in both:
+        assert one.seen == [["latents", "mask", "pred_original_sample"]] * tiny_pipe.num_timesteps
+    assert torch.equal(full, edit(tiny_pipe, photo, mask)) and not torch.equal(fading, full)
+
+
+SCALES = {
+    "clip_guidance_scale": {},
+    "range_guidance_scale": {},
+    "background_mse_scale": {"blend": False, "enforce_background": False, "background_mse_scale": 900.0},
+    "rival_guidance_scale": {"rival_guidance_scale": 50.0},
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_callback_sets_guidance_scales_from_the_next_step_on(tiny_pipe, photo, mask, name, hidden):
+    """Set to 0 after the first step, a scale is what a loop says that stops there and goes on without it."""
+    found, after_first = {}, {}
+
+    def switch_off(pipe, step, timestep, callback_kwargs):
+        found.setdefault(step, getattr(pipe, name))
+        after_first.setdefault(step, callback_kwargs["latents"].clone())
+        setattr(pipe, f"_{name}" if hidden else name, 0.0)
+        return {}
+
+    with torch.no_grad():  # what CLIP sees of the masked photo is closer to it than to the prompt
+        seen = tiny_pipe.clip_embed(((2 * to_tensor(photo) - 1) * to_tensor(mask) / 2 + 0.5)[None])
+    arguments = {"rival_prompt_embeds": seen, "output_type": "latent", **SCALES[name]}
+    arguments["callback_on_step_end"] = switch_off
+    switched = edit(tiny_pipe, photo, mask, **arguments)
+    given = SCALES[name].get(name, tiny_pipe.config.get(f"default_{name}"))
+    assert found == {0: given, **dict.fromkeys(range(1, 4), 0.0)}
+    assert getattr(tiny_pipe, name) == 0.0
+
+    with_it, without = [], []
+    for kept, scale in ((with_it, given), (without, 0.0)):
+        keep = lambda pipe, step, timestep, tensors, kept=kept: kept.append(tensors["latents"].clone()) or {}  # noqa: E731
+        result = edit(tiny_pipe, photo, mask, **{**arguments, name: scale, "callback_on_step_end": keep})
+        assert not torch.equal(switched, result)
+    assert torch.equal(after_first[0], with_it[0]) and not torch.equal(after_first[0], without[0])
+    assert not torch.equal(after_first[1], with_it[1])
+
+
+def test_a_guidance_scale_that_is_none_is_refused(tiny_pipe):
+    assert tiny_pipe.clip_guidance_scale == 20.0 and tiny_pipe.range_guidance_scale == 50.0
+    with pytest.raises(ValueError, match="^`clip_guidance_scale` is -1; expected a finite number of at least 0.$"):
+        tiny_pipe.clip_guidance_scale = -1
+
+
+def test_before_the_first_call_and_interrupting_it(tiny_pipe, photo, mask):
+    assert tiny_pipe.num_timesteps == 0 and tiny_pipe.interrupt is False
+    steps = []
+
+    def callback(pipe, step, timestep, callback_kwargs):
+        steps.append(step)
+        pipe.interrupt = True
+        return {}
+
+    edit(tiny_pipe, photo, mask, callback_on_step_end=callback)
+    assert steps == [0] and tiny_pipe.num_timesteps == 4
+
+
+# --- inference mode --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance_gradient", GRADIENTS)
+def test_inference_mode_around_the_call(tiny_pipe, photo, mask, guidance_gradient):
+    plain = edit(tiny_pipe, photo, mask, guidance_gradient=guidance_gradient)
+    with torch.inference_mode():
+        inside = edit(tiny_pipe, photo, mask, guidance_gradient=guidance_gradient)
+        embeds = tiny_pipe.encode_prompt(["rock"])
+        tensors = {"prompt": None, "prompt_embeds": embeds, "mask_image": to_tensor(mask).clone()}
+        from_tensors = edit(tiny_pipe, to_tensor(photo).clone(), mask, **tensors, guidance_gradient=guidance_gradient)
+        edit(tiny_pipe, photo, mask, negative_prompt_embeds=embeds, rival_prompt_embeds=embeds)
+    assert torch.equal(inside, plain)
+    assert_close(from_tensors, plain)
+    assert not inside.is_inference() and not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("guidance_gradient", GRADIENTS)
+@pytest.mark.parametrize("scheduler_class", [DDPMScheduler, EulerDiscreteScheduler])
+def test_a_pipeline_that_was_loaded_in_inference_mode(tiny_model_dir, photo, mask, guidance_gradient, scheduler_class):
+    with torch.inference_mode():
+        pipe = load(tiny_model_dir)
+        pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
+    assert all(weights.is_inference() for weights in pipe.unet.parameters())
+    before = {name: weights.clone() for name, weights in pipe.unet.state_dict().items()}
+    plain = load(tiny_model_dir)
+    plain.scheduler = scheduler_class.from_config(plain.scheduler.config)
+    expected = edit(plain, photo, mask, guidance_gradient=guidance_gradient)
+    assert torch.equal(edit(pipe, photo, mask, guidance_gradient=guidance_gradient), expected)
+    assert all(torch.equal(weights, before[name]) for name, weights in pipe.unet.state_dict().items())
+
+
+# --- components that are not there, or others ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["unet", "scheduler", "clip_model", "feature_extractor", "tokenizer"])
+def test_a_component_that_is_not_loaded_is_named_at_the_call(tiny_model_dir, photo, mask, name, tmp_path):
+    for load_one in (load, lambda *a, **k: quiet(DiffusionPipeline.from_pretrained(*a, trust_remote_code=True, **k))):
+        pipe = load_one(tiny_model_dir, **{name: None})
+        assert getattr(pipe, name) is None
+        with pytest.raises(ValueError, match=rf"^`{name}` is not loaded[^\n]+\.$"):
+            edit(pipe, photo, mask)
+        pipe.save_pretrained(tmp_path)
+        setattr(pipe, name, getattr(load(tiny_model_dir), name))
+        assert torch.equal(edit(pipe, photo, mask), edit(load(tiny_model_dir), photo, mask))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "expected"),
+    [
+        ("unet", tiny_clip, "a UNet2DModel"),
+        ("clip_model", tiny_text_encoder, "a CLIPModel or SiglipModel"),
+        ("clip_model", tiny_unet, "a CLIPModel or SiglipModel"),
+        ("tokenizer", tiny_feature_extractor, "a tokenizer such as CLIPTokenizer"),
+        ("feature_extractor", tiny_tokenizer, "a CLIPImageProcessor or SiglipImageProcessor"),
+        ("scheduler", tiny_tokenizer, "a scheduler such as DDPMScheduler"),
+    ],
+)
+def test_a_component_of_another_class_is_named(tiny_pipe, photo, mask, name, part, expected):
+    sentence = rf"^`{name}` is {type(part()).__name__}; expected {expected}\.$"
+    with pytest.raises(ValueError, match=sentence):
+        make_tiny_pipe(**{name: part()})
+    setattr(tiny_pipe, name, part())
+    with pytest.raises(ValueError, match=sentence):
+        edit(tiny_pipe, photo, mask)
+
+
+def test_without_a_tokenizer_embeddings_do(tiny_pipe, photo, mask):
+    words = tiny_pipe("rock", photo, mask, num_images_per_prompt=3, generator=seeded(0, 1, 2), output_type="pt")
+    embeds = tiny_pipe.encode_prompt(["rock"])
+    # labels would need words, and nobody has asked for any
+    without = make_tiny_pipe(tokenizer=None, default_candidate_labels=["tree"])
+    call = {"image": photo, "mask_image": mask, "prompt_embeds": embeds, "num_images_per_prompt": 3}
+    out = without(**call, generator=seeded(0, 1, 2), output_type="pt")
+    assert torch.equal(out.images, words.images) and out.clip_distances == words.clip_distances
+    for wrong in ({"candidate_labels": ["tree"]}, {"negative_prompt": "tree"}):
+        with pytest.raises(ValueError, match="^`tokenizer` is not loaded, which words need; pass embeddings"):
+            without(**call, **wrong)
+
+
+def test_encode_prompt_works_in_isolation(tiny_pipe, photo, mask):
+    """A pipeline of CLIP and tokenizer reads the words, one without the tokenizer edits with what it has read."""
+    parts = dict(tiny_pipe.components)
+    reader = BlendedDiffusionPipeline(**{**parts, "unet": None, "scheduler": None, "feature_extractor": None})
+    embeds = {f"{name}_embeds": reader.encode_prompt([word]) for name, word in WORDS.items()}
+    defaults = {name: value for name, value in tiny_pipe.config.items() if name.startswith("default_")}
+    editor = quiet(BlendedDiffusionPipeline(**{**parts, "tokenizer": None}, **defaults))
+    assert_close(edit(editor, photo, mask, prompt=None, **embeds), edit(tiny_pipe, photo, mask, **WORDS))
+    with pytest.raises(ValueError, match="^`clip_model` is not loaded; set `pipe.clip_model` to a CLIPModel or"):
+        BlendedDiffusionPipeline(**{**parts, "clip_model": None}).encode_prompt(["rock"])
+
+
+WORDS = {"prompt": "rock", "negative_prompt": "tree"}
 
 
 # --- dtypes and devices ----------------------------------------------------------------------------------------------

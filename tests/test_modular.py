@@ -1,10 +1,12 @@
 """The method as blocks of Modular Diffusers: the pipeline's very pictures, from blocks that can be changed."""
 
+import ast
 import inspect
 import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import lpips
@@ -16,7 +18,7 @@ from diffusers.modular_pipelines import ComponentsManager, ModularPipelineBlocks
 from hub_server import TOKEN, serve
 
 from blended_diffusion.demo import MODEL_FOLDER
-from pipeline_blended_diffusion import BlendedDiffusionBlocks, BlendedDiffusionPipeline
+from pipeline_blended_diffusion import RENAMED, BlendedDiffusionBlocks, BlendedDiffusionPipeline
 
 
 TESTS = Path(__file__).parent
@@ -60,9 +62,7 @@ def assert_same(pipe: DiffusionPipeline, other: ModularPipeline, number: int = 1
     expected = results(pipe(**call))
     for generator, state in zip(call["generator"], states, strict=True):
         generator.set_state(state)
-    if "ranking" in call:
-        call["rank_by"] = call.pop("ranking")
-    assert results(other(**call)) == expected
+    assert results(other(**{RENAMED.get(name, name): value for name, value in call.items()})) == expected
 
 
 CALLS = {
@@ -80,6 +80,7 @@ CALLS = {
     "labels": {"number": 2, "candidate_labels": ["tree", "sky"], "num_images_per_prompt": 2},
     "settings": {"num_inference_steps": 4, "strength": 0.5, "num_augmentations": 1, "clip_guidance_scale": 3.0},
     "latent": {"output_type": "latent"},
+    "timesteps": {"timesteps": [900, 500, 0], "strength": 1.0, "height": 16, "width": 16},
 }
 
 
@@ -146,8 +147,9 @@ def test_embeddings_take_the_place_of_the_text_encoder(tiny_pipe, photo, mask):
 
 
 def test_blocks_say_of_themselves_what_the_pipeline_says():
+    renamed = {other: name for name, other in RENAMED.items()}
     inputs = {param.name: param for param in BlendedDiffusionBlocks().inputs}
-    missing = set(CALL) - {name.replace("rank_by", "ranking") for name in inputs}
+    missing = set(CALL) - {renamed.get(name, name) for name in inputs}
     assert missing == {
         "self",
         "return_dict",
@@ -157,11 +159,58 @@ def test_blocks_say_of_themselves_what_the_pipeline_says():
         "negative_prompt_embeds",
     }
     for name, param in inputs.items():
-        assert param.default == CALL[name.replace("rank_by", "ranking")].default and len(param.description) > 10
+        assert param.default == CALL[renamed.get(name, name)].default and len(param.description) > 10
     assert {name for name, param in inputs.items() if param.required} == {"prompt", "image"}
     text = BlendedDiffusionBlocks().doc
     assert "Weight of the CLIP distance." in text and "TODO" not in text
     assert [param.name for param in BlendedDiffusionBlocks().outputs] == ["images", "clip_distances", "ranking"]
+
+
+class Order(ast.NodeVisitor):
+    """The names of `names` in the order in which a piece of code calls them as methods or functions."""
+
+    def __init__(self, names: list[str]):
+        self.names, self.found = names, []
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name in self.names and name not in self.found:
+            self.found.append(name)
+
+
+def test_the_blocks_are_the_steps_of_the_call_in_its_order():
+    """Each block of the loop calls the method that the call's loop calls in its place, and no other of them."""
+    methods = ["draw", "estimate", "guide", "step", "noised_background"]
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(BlendedDiffusionPipeline.__call__)))
+    order = Order(methods)
+    order.visit(ast.parse(source))
+    assert order.found == methods
+    blocks = BlendedDiffusionBlocks().sub_blocks["denoise"].sub_blocks
+    assert list(blocks) == ["draw", "estimate", "guide", "step", "blend"]
+    for block, method in zip(blocks.values(), methods, strict=True):
+        own = Order(methods)
+        own.visit(ast.parse(textwrap.dedent(inspect.getsource(type(block).run))))
+        assert own.found == [method]
+
+
+def test_without_a_tokenizer_embeddings_do(tiny_pipe, photo, mask):
+    embeds = tiny_pipe.encode_prompt(["rock"])
+    pipe = make_tiny_pipe(tokenizer=None)
+    call = {"image": photo, "mask_image": mask, "prompt": None, "prompt_embeds": embeds}
+    assert_same(pipe, modular(pipe, without("text_encoder")), **call)
+    with pytest.raises(ValueError, match="^`tokenizer` is not loaded"):
+        modular(pipe)(prompt="rock", image=photo)
+
+
+def test_inference_mode_around_the_call_and_the_loading(tiny_model_dir, tiny_pipe, photo, mask):
+    with torch.inference_mode():
+        other = BlendedDiffusionBlocks().init_pipeline(str(tiny_model_dir))
+        other.load_components()
+        other.set_progress_bar_config(disable=True)
+        call = {"prompt": "rock", "image": photo, "mask_image": mask, "output_type": "pt"}
+        out = other(**call, generator=seeded(0))
+    assert torch.equal(out.images, tiny_pipe(**call, generator=seeded(0)).images)
 
 
 def test_each_block_needs_what_those_before_it_make():

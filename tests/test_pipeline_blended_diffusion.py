@@ -698,6 +698,81 @@ def test_all_kinds_of_pictures_are_the_same_picture(tiny_pipe, photo, mask):
         assert_close(tiny_pipe("rock", image, mask_image, generator=seeded(0), output_type="pt").images, reference)
 
 
+def test_masks_may_be_a_batch_of_three_dimensions(tiny_pipe, photo, mask):
+    white = as_tensor(mask)[0]
+    both = [white, 1 - white]
+    expected = [
+        tiny_pipe("rock", photo, one, generator=seeded(seed), output_type="pt").images[0]
+        for seed, one in enumerate(both)
+    ]
+    for masks in (torch.stack(both), np.stack(both), torch.stack(both) > 0.5, both):
+        out = tiny_pipe("rock", photo, masks, generator=seeded(0, 1), output_type="pt")
+        assert_close(out.images, torch.stack(expected))
+    one = tiny_pipe("rock", photo, white[None], generator=seeded(0), output_type="pt").images
+    assert_close(one[0], expected[0])
+    with pytest.raises(ValueError, match="`image` is a list of 2; expected 1 or 3"):
+        tiny_pipe("rock", [photo] * 2, torch.stack([white] * 3))
+
+
+@pytest.mark.parametrize(
+    ("scheduler_class", "arguments", "taken"),
+    [
+        (DDPMScheduler, {"timesteps": [900, 600, 300, 0]}, [900, 600, 300, 0]),
+        (DDPMScheduler, {"timesteps": [900, 600, 300, 0], "strength": 0.5}, [300, 0]),
+        (EulerDiscreteScheduler, {"timesteps": [900, 600, 300, 10], "strength": 0.5}, [300, 10]),
+        (DPMSolverMultistepScheduler, {"timesteps": [900, 600, 300, 10], "strength": 0.75}, [600, 300, 10]),
+    ],
+)
+def test_the_way_may_be_given_in_timesteps(tiny_pipe, photo, mask, scheduler_class, arguments, taken):
+    tiny_pipe.scheduler = scheduler_class.from_config(tiny_pipe.scheduler.config)
+    seen = []
+
+    def callback(pipe, step, timestep, callback_kwargs):
+        seen.append(round(float(timestep)))
+        return {}
+
+    out = tiny_pipe(
+        "rock",
+        photo,
+        mask,
+        generator=seeded(0),
+        output_type="pt",
+        callback_on_step_end=callback,
+        **{"strength": 1.0, **arguments},
+    )
+    assert seen == taken and tiny_pipe.num_timesteps == len(taken)
+    outside = as_tensor(mask)[0] == 0
+    assert torch.equal(out.images[0][:, outside], as_tensor(photo)[:, outside])
+
+
+def test_timesteps_that_the_scheduler_would_take_itself_change_nothing(tiny_pipe, photo, mask):
+    tiny_pipe.scheduler.set_timesteps(5)
+    own = tiny_pipe.scheduler.timesteps.tolist()
+    given = tiny_pipe("rock", photo, mask, timesteps=own, generator=seeded(0), output_type="pt").images
+    assert torch.equal(given, tiny_pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images)
+
+
+def test_the_way_may_be_given_in_noise_levels(tiny_pipe, photo, mask):
+    """After each step the sample is at the next level of those given, inside the mask and outside it."""
+    tiny_pipe.scheduler = EulerDiscreteScheduler.from_config(tiny_pipe.scheduler.config)
+    sigmas = [1.9, 1.2, 0.6, 0.2]
+    outside = as_tensor(mask)[0] == 0
+    source = (2 * as_tensor(photo) - 1)[:, outside]
+    levels = []
+
+    def callback(pipe, step, timestep, callback_kwargs):
+        levels.append((callback_kwargs["latents"][0][:, outside] - source).std().item())
+        return {}
+
+    tiny_pipe("rock", photo, mask, sigmas=sigmas, strength=1.0, generator=seeded(0), callback_on_step_end=callback)
+    assert levels[:2] == pytest.approx(sigmas[1:3], rel=0.1)
+
+
+def test_height_and_width_are_the_networks_own(tiny_pipe, photo, mask):
+    given = tiny_pipe("rock", photo, mask, height=16, width=16, generator=seeded(0), output_type="pt").images
+    assert torch.equal(given, tiny_pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images)
+
+
 def test_pictures_from_minus_one_to_one_are_taken_with_a_warning(tiny_pipe, photo, mask, caplog, monkeypatch):
     monkeypatch.setattr(method.logger.parent, "propagate", True)
     reference = tiny_pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images
@@ -1029,6 +1104,17 @@ NAN = np.full((16, 16, 3), np.nan, dtype=np.float32)
         ({"class_labels": 3}, ValueError, "`class_labels`"),
         ({"output_type": "jpeg"}, ValueError, "`output_type` is 'jpeg'"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, ValueError, "noise"),
+        ({"timesteps": [3, 900]}, ValueError, r"`timesteps` is \[3, 900\]; expected falling ones of 0…999"),
+        ({"timesteps": [1000, 3]}, ValueError, r"`timesteps` is \[1000, 3\]"),
+        ({"timesteps": [9, 9]}, ValueError, r"`timesteps` is \[9, 9\]"),
+        ({"timesteps": 5}, TypeError, "`timesteps` must be a list of numbers, not 5"),
+        ({"timesteps": [900, 5], "sigmas": [1.0]}, ValueError, "`timesteps` and `sigmas` say the same"),
+        ({"sigmas": [2.0, 1.0]}, ValueError, "`sigmas` given, but DDPMScheduler takes none"),
+        ({"timesteps": [5], "strength": 0.5}, ValueError, "leaves no step"),
+        ({"timesteps": [900, 5], "match_release": True}, ValueError, "`timesteps` given with `match_release=True`"),
+        ({"height": 512}, ValueError, "`height` is 512; the network's pictures have 16 pixels"),
+        ({"width": 8}, ValueError, "`width` is 8"),
+        ({"mask_image": np.zeros((16, 16, 3))}, ValueError, r"`mask_image` has the shape \(16, 16, 3\)"),
     ],
 )
 def test_bad_input_gets_one_sentence(tiny_pipe, photo, mask, arguments, error, message):
@@ -1040,6 +1126,11 @@ def test_bad_input_gets_one_sentence(tiny_pipe, photo, mask, arguments, error, m
 def test_bad_class_labels_get_one_sentence(photo, mask):
     for labels in (10, [1, 2, 3], 0.5):
         with pytest.raises(ValueError, match="`class_labels`"):
+            class_conditional()("rock", photo, mask, class_labels=labels)
+    for labels in ("dog", ["dog"], {3}):
+        with pytest.raises(
+            TypeError, match="^`class_labels` must be a whole number, or a list or tensor of them, not"
+        ):
             class_conditional()("rock", photo, mask, class_labels=labels)
 
 
@@ -1098,6 +1189,10 @@ def test_the_call_signature_is_the_promised_one():
         "rival_prompt_embeds",
         "rival_guidance_scale",
         "candidate_labels",
+        "timesteps",
+        "sigmas",
+        "height",
+        "width",
     ]
 
 

@@ -2,12 +2,17 @@
 
 import hashlib
 import json
+import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 from diffusers import DiffusionPipeline
+from diffusers.utils.dynamic_modules_utils import check_imports
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
@@ -189,6 +194,110 @@ def test_a_subclass_is_saved_with_its_own_file(tmp_path, tiny_pipe, monkeypatch)
     assert type(load(tmp_path / "saved")).__name__ == "DarkerPipeline"
     for name in ("darker.py", "pipeline.py"):
         assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "darker.py").read_bytes()
+
+
+SUBCLASS = """
+if __package__:
+    from .pipeline_blended_diffusion import BlendedDiffusionPipeline
+else:
+    from pipeline_blended_diffusion import BlendedDiffusionPipeline
+
+
+class DarkerPipeline(BlendedDiffusionPipeline):
+    def paste_back(self, result, *arguments):
+        return super().paste_back(result, *arguments) / 2
+"""
+ABSOLUTE = SUBCLASS.replace("if __package__", "if False")
+
+WITHOUT_THE_PACKAGE = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_hub import Hidden, error_of
+sys.meta_path.insert(0, Hidden)
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+def load():
+    return DiffusionPipeline.from_pretrained("saved", trust_remote_code=True)
+
+error = error_of(load)
+if error is not None:
+    sys.exit(error)
+pipe = load()
+pipe("rock", Image.new("RGB", (16, 16)), generator=torch.Generator().manual_seed(0)).images[0].save("loaded.png")
+pipe.save_pretrained("again")
+"""
+
+
+@pytest.mark.parametrize("how", ["relative", "absolute"])
+def test_a_saved_subclass_loads_without_the_package_or_says_what_is_missing(tmp_path, tiny_pipe, monkeypatch, how):
+    (tmp_path / "darker.py").write_text(SUBCLASS if how == "relative" else ABSOLUTE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "darker", raising=False)
+    from darker import DarkerPipeline
+
+    defaults = {name: value for name, value in tiny_pipe.config.items() if name.startswith("default_")}
+    pipe = DarkerPipeline(**tiny_pipe.components, **defaults)
+    pipe.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "pipeline_blended_diffusion.py").read_bytes() == Path(method.__file__).read_bytes()
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE.format(tests=str(Path(__file__).parent))],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if how == "absolute":
+        assert process.returncode == 1
+        assert "No module named 'pipeline_blended_diffusion'" in process.stderr.strip().splitlines()[-1]
+        return
+    assert process.returncode == 0, process.stderr
+    expected = pipe("rock", Image.new("RGB", (16, 16)), generator=torch.Generator().manual_seed(0)).images[0]
+    with Image.open(tmp_path / "loaded.png") as found:
+        assert found.tobytes() == expected.tobytes()
+    for name in ("darker.py", "pipeline.py", "pipeline_blended_diffusion.py"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes()
+
+
+def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path, tiny_pipe):
+    peft = pytest.importorskip("peft")
+    base = tiny_pipe.unet
+    tiny_pipe.unet = peft.get_peft_model(base, peft.LoraConfig(target_modules=["to_q"]))
+    with pytest.raises(
+        ValueError, match=r"^`unet` is PeftModel, which cannot .*`pipe.unet.*merge_and_unload\(\)` fir"
+    ):
+        tiny_pipe.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    tiny_pipe.unet = tiny_pipe.unet.merge_and_unload()
+    tiny_pipe.save_pretrained(tmp_path / "saved")
+    assert load(tmp_path / "saved").unet is not None
+    names = {}
+    exec("class Typed(Base):\n    pass", {"Base": method.BlendedDiffusionPipeline, "__name__": "typed"}, names)
+    with pytest.raises(ValueError, match="^Typed is in no file, and cannot be saved with its source"):
+        names["Typed"](**tiny_pipe.components).save_pretrained(tmp_path / "typed")
+    assert not (tmp_path / "typed").exists()
+
+
+def test_a_compiled_network_is_saved_as_it_was(tmp_path, tiny_pipe):
+    weights = tiny_pipe.unet.state_dict()
+    tiny_pipe.unet = torch.compile(tiny_pipe.unet)
+    tiny_pipe.save_pretrained(tmp_path)
+    loaded = load(tmp_path).unet.state_dict()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_loading_says_nothing_of_packages_that_no_edit_needs(tmp_path, monkeypatch, caplog):
+    """diffusers reads the imports in the file, those in functions too, and says which packages are not there."""
+    monkeypatch.setitem(sys.modules, "lpips", None)  # as if it were not installed
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    (tmp_path / "needing.py").write_text("def function():\n    import lpips\n")
+    for file, said in ((tmp_path / "needing.py", True), (method.__file__, False)):
+        check_imports(file)
+        assert ("were not found in your environment: lpips" in caplog.text) == said
+        caplog.clear()
 
 
 def test_saving_into_a_folder_of_links_leaves_what_they_lead_to(tmp_path, tiny_pipe):
