@@ -353,6 +353,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     Attributes:
         clip_chunk_size (`int`, *optional*): how many pictures CLIP looks at together, where memory is short; all if
             left out. The gradient is the same, and each chunk computed twice for it.
+        clip_guidance_scale, range_guidance_scale, background_mse_scale, background_lpips_scale, rival_guidance_scale
+            (`float`): those of the call that runs; what a callback sets them to counts from the next step on.
 
     Raises:
         ValueError: a component cannot work here, for example a scheduler that predicts velocity.
@@ -522,8 +524,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 Whether to return a [`BlendedDiffusionPipelineOutput`] or a plain tuple.
             callback_on_step_end (`Callable`, *optional*):
                 Called after each step as `callback(pipe, step, timestep, callback_kwargs)`; returns a dictionary whose
-                `latents`, `pred_original_sample` and `mask` replace the pipeline's. Setting `pipe._interrupt = True`
-                ends the loop; the result is then the last clean estimate.
+                `latents`, `pred_original_sample` and `mask` replace the pipeline's. Setting `pipe.interrupt = True`
+                ends the loop; the result is then the last clean estimate. A `PipelineCallback` or
+                `MultiPipelineCallbacks` says itself which tensors it wants.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `["latents"]`):
                 What `callback_kwargs` holds: `latents` (x_{t−1} after blending), `pred_original_sample` (x̂_0) and
                 `mask` (at the network's size, 1 = edit; another one counts from the next step on, the last one for
@@ -671,7 +674,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     def interrupt(self, value: bool) -> None:
         self._interrupt = value
 
-    # what a callback sets these to, or their `_…` as in diffusers' own callbacks, counts from the next step on
+    # also under their names with `_` before them, as callbacks of diffusers set theirs
     clip_guidance_scale = GuidanceScale()
     range_guidance_scale = GuidanceScale()
     background_mse_scale = GuidanceScale()

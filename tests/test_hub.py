@@ -236,6 +236,17 @@ def load() -> dict:
     return result
 
 
+def load_by_class() -> dict:
+    """Loads through the class that is imported, which is trusted already, and through diffusers'."""
+    from diffusers import DiffusionPipeline
+
+    from pipeline_blended_diffusion import BlendedDiffusionPipeline
+
+    own = BlendedDiffusionPipeline.from_pretrained("anybody/theirs")
+    theirs = DiffusionPipeline.from_pretrained("anybody/theirs", trust_remote_code=True)
+    return {"classes": [type(pipe).__module__ for pipe in (own, theirs)], "pixels": [edited(own), edited(theirs)]}
+
+
 def load_offline() -> dict:
     """Loads from what [`load`] has left in the cache."""
     from diffusers import DiffusionPipeline
@@ -413,6 +424,13 @@ def test_the_source_may_be_a_repository(loaded):
 
 def test_code_is_run_only_where_it_is_trusted(loaded):
     assert "trust_remote_code=True" in loaded["without trust"]
+
+
+def test_the_imported_class_needs_no_trust(hub, tmp_path):
+    loaded = in_process(load_by_class, tmp_path, hub)
+    own, theirs = loaded["classes"]
+    assert own == "pipeline_blended_diffusion" and theirs.startswith("diffusers_modules.")
+    assert_same_pixels(*loaded["pixels"])
 
 
 def test_a_broken_connection_is_taken_up_again(hub, loaded):
