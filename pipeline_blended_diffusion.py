@@ -1471,6 +1471,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if not falling or (name == "timesteps" and given[0] >= num_train_timesteps):
             expected = "falling noise levels" if name == "sigmas" else f"falling ones of 0…{num_train_timesteps - 1}"
             raise ValueError(f"`{name}` is {given!r}; expected {expected}.")
+        self.check_strength(len(given), call.strength)
 
     def check_inputs(self, call: EditCall) -> None:
         """Raises a `ValueError` or `TypeError` of one sentence for the first thing that is wrong."""
@@ -1790,6 +1791,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             self.write_modular_index(Path(working_dir), repo_id)
         return super()._upload_folder(working_dir, repo_id, token=token, **kwargs)
 
+
+# --- Settings --------------------------------------------------------------------------------------------------------
 
 # what checkpoints have values of their own for
 SETTINGS = ("num_inference_steps", "strength", "num_augmentations", "clip_guidance_scale", "range_guidance_scale")

@@ -22,7 +22,7 @@ from blended_diffusion.painters import memory
 from blended_diffusion.painters.memory import MemorySaving, Tally, count_step, make_room, weights_bytes
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.painters.windows import WindowedPipeline
-from pipeline_blended_diffusion import BlendedDiffusionPipeline, ModularSteps, recomputed
+from pipeline_blended_diffusion import BlendedDiffusionBlocks, BlendedDiffusionPipeline, pipeline_of, recomputed
 
 
 CPU = torch.device("cpu")
@@ -156,10 +156,12 @@ def test_pictures_with_clip_in_chunks(tiny_pipe, photo, mask, guidance_gradient,
 
 
 def test_what_is_made_of_a_pipeline_looks_in_chunks_too(tiny_pipe):
+    modular = BlendedDiffusionBlocks().init_pipeline()
+    modular.update_components(**tiny_pipe.components)
     for chunk_size in (None, 2):
-        tiny_pipe.clip_chunk_size = chunk_size
+        tiny_pipe.clip_chunk_size = modular.clip_chunk_size = chunk_size
         assert WindowedPipeline.of(tiny_pipe, 2).clip_chunk_size == chunk_size
-        assert ModularSteps(tiny_pipe).clip_chunk_size == chunk_size
+        assert pipeline_of(modular, ["unet", "clip_model"]).clip_chunk_size == chunk_size
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
