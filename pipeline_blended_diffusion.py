@@ -1366,8 +1366,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         missing = [name for name in self._optional_components if getattr(self, name) is None]
         if 0 < len(missing) < len(self._optional_components):
             raise ValueError(f"`{missing[0]}` is missing; a second CLIP needs all of {self._optional_components}.")
-        for name, part in self.components.items():
-            expected, suits = COMPONENTS[name.removesuffix("_2")]
+        for name in (*COMPONENTS, "clip_model_2", "tokenizer_2", "feature_extractor_2"):
+            part, (expected, suits) = getattr(self, name), COMPONENTS[name.removesuffix("_2")]
             if part is not None and not suits(part):
                 raise ValueError(f"`{name}` is {type(part).__name__}; expected {expected}.")
         if self.scheduler is not None:

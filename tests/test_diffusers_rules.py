@@ -356,6 +356,28 @@ def test_a_component_of_another_class_is_named(tiny_pipe, photo, mask, name, par
         edit(tiny_pipe, photo, mask)
 
 
+class WithMore(BlendedDiffusionPipeline):
+    """Somebody's subclass with a component of its own."""
+
+    def __init__(self, judge, **others):
+        super().__init__(**others)
+        self.register_modules(judge=judge)
+
+    # diffusers reads from it which components there are
+    __init__.__signature__ = inspect.Signature(
+        [
+            *inspect.signature(BlendedDiffusionPipeline.__init__).parameters.values(),
+            inspect.Parameter("judge", inspect.Parameter.KEYWORD_ONLY),
+        ]
+    )
+
+
+def test_a_subclass_may_have_more_components(tiny_pipe, photo, mask):
+    defaults = {name: value for name, value in tiny_pipe.config.items() if name.startswith("default_")}
+    pipe = quiet(WithMore(**tiny_pipe.components, judge=tiny_clip(), **defaults))
+    assert torch.equal(edit(pipe, photo, mask), edit(tiny_pipe, photo, mask))
+
+
 def test_without_a_tokenizer_embeddings_do(tiny_pipe, photo, mask):
     words = tiny_pipe("rock", photo, mask, num_images_per_prompt=3, generator=seeded(0, 1, 2), output_type="pt")
     embeds = tiny_pipe.encode_prompt(["rock"])

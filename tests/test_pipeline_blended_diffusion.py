@@ -1196,6 +1196,26 @@ def test_the_call_signature_is_the_promised_one():
     ]
 
 
+def test_the_file_reads_from_top_to_bottom():
+    """The call comes early, and what it names stands below it in its order: steps, preparation, ranking, checks."""
+    lines = {name: inspect.getsourcelines(vars(BlendedDiffusionPipeline)[name])[1] for name in READING_ORDER}
+    assert list(lines.values()) == sorted(lines.values())
+    assert lines["__call__"] < 450
+    assert inspect.getsourcelines(method.spherical_distance)[1] < lines["__init__"]
+    assert BlendedDiffusionPipeline.__bases__ == (DiffusionPipeline,)
+
+
+READING_ORDER = [
+    "__init__",
+    "__call__",
+    *("draw", "estimate", "guide", "step", "noised_background", "paste_back"),
+    *("encode_prompt", "prepare_edits", "get_timesteps", "prepare_latents"),
+    *("rank", "finish"),
+    *("check_components", "check_inputs"),
+    *("frozen", "save_pretrained"),
+]
+
+
 # --- two CLIPs -------------------------------------------------------------------------------------------------------
 
 
