@@ -1094,25 +1094,13 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             masks = [crop(mask, region) for _, mask, region in originals]
         pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
         mask = per_picture(torch.cat([self.prepare_mask(item, threshold, call.match_release) for item in masks]))
-        text_embeds, weights = map(per_picture, prompts)
-        negative_embeds, negative_weights = map(per_picture, negatives)
-        rival_embeds, rival_weights = map(per_picture, rivals)
         guidance = Guidance(
-            text_embeds=text_embeds,
-            weights=weights,
-            negative_embeds=negative_embeds,
-            negative_weights=negative_weights,
-            rival_embeds=rival_embeds,
-            rival_weights=rival_weights,
+            *map(per_picture, (*prompts, *negatives, *rivals)),
             image=self.image_processor.normalize(pictures),
             mask=mask,
             gradient=call.guidance_gradient,
-            clip_scale=call.clip_guidance_scale,
-            range_scale=call.range_guidance_scale,
-            mse_scale=call.background_mse_scale,
-            lpips_scale=call.background_lpips_scale,
             match_release=call.match_release,
-            rival_scale=call.rival_guidance_scale,
+            **{field: getattr(call, name) for name, field in SCALES.items()},
         )
         return pictures, originals, guidance
 
@@ -1558,8 +1546,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             raise ValueError("`padding_mask_crop` needs a `mask_image` to crop to.")
         if call.output_type == "latent":
             raise ValueError("`padding_mask_crop` returns the photo; `output_type` cannot be 'latent' with it.")
-        sizes = {size_of(photo) for photo in to_image_list(call.image, "image", 3)}
-        if call.output_type != "pil" and len(sizes) > 1:
+        if call.output_type != "pil" and len({size_of(photo) for photo in to_image_list(call.image, "image", 3)}) > 1:
             raise ValueError(
                 f"`image` holds photos of different sizes, which `output_type` {call.output_type!r} cannot return;"
                 " use 'pil' with `padding_mask_crop`."
