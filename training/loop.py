@@ -1,11 +1,13 @@
-"""What both trainings share: settings, data in order, checkpoints that survive a kill, a log, a limit on time."""
+"""What the trainings share: settings, data in order, checkpoints that survive a kill, a log, a limit on time."""
 
 import argparse
 import json
 import math
 import shutil
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
+from transformers import get_wsd_schedule
 
 from blended_diffusion.pictures.gallery import write_text
 from training.optimizers import MatrixViews
@@ -23,19 +27,20 @@ MAX_GRADIENT_NORM = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, **defaults) -> None:
-    """The flags that both trainings have."""
+    """The flags that all trainings have."""
     flag = parser.add_argument
     flag("--data", required=True, help="folder of prepare_data, or a folder of pictures with metadata.jsonl")
     flag("--output", type=Path, required=True, help="folder for checkpoints and log; a run there is resumed")
     flag("--start-from", type=Path, help="folder of a trained network of this kind to begin with, instead of chance")
     flag("--words", type=int, help="train on the first so many words of the data (default: all)")
-    flag("--size", type=int, default=64, help="pixels of a side")
+    flag("--size", type=int, default=defaults.get("size", 64), help="pixels of a side")
     flag("--batch-size", type=int, default=defaults["batch_size"])
     flag("--steps", type=int, required=True, help="in total, those of earlier runs included")
     flag("--max-minutes", type=float, default=float("inf"), help="save and stop when this time is up")
     flag("--learning-rate", type=float, default=defaults["learning_rate"])
-    flag("--lr-schedule", choices=["cosine", "constant_with_warmup"], default="cosine")
+    flag("--lr-schedule", choices=["cosine", "constant_with_warmup", "constant_then_decay"], default="cosine")
     flag("--warmup-steps", type=int, default=200)
+    flag("--decay-steps", type=int, default=0, help="the last so many, of constant_then_decay")
     flag("--weight-decay", type=float, default=defaults["weight_decay"])
     flag("--ema", type=float, default=0.9995, help="decay of the averaged weights")
     flag("--seed", type=int, default=0)
@@ -44,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser, **defaults) -> None:
     flag("--compile", action="store_true", help="torch.compile")
     flag("--channels-last", action="store_true")
     flag("--cpu", action="store_true", help="even if there is a GPU")
-    flag("--save-minutes", type=float, default=10.0, help="between checkpoints")
+    flag("--save-minutes", type=float, default=5.0, help="between checkpoints: what a kill loses at most")
     flag("--log-steps", type=int, default=50)
 
 
@@ -95,15 +100,7 @@ class Run:
             # steps as long as AdamW's, so that one learning rate does for both
             torch.optim.Muon(self.views.matrices, adjust_lr_fn="match_rms_adamw", **shared),
         ]
-        self.schedules = [
-            get_scheduler(
-                options.lr_schedule,
-                optimizer,
-                num_warmup_steps=options.warmup_steps * updates,
-                num_training_steps=options.steps * updates,
-            )
-            for optimizer in optimizers
-        ]
+        self.schedules = [make_schedule(optimizer, options, updates) for optimizer in optimizers]
         self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
         self.ema = EMAModel(network.parameters(), decay=options.ema, use_ema_warmup=True, power=3 / 4, foreach=True)
         self.ema.to(self.accelerator.device)
@@ -113,6 +110,7 @@ class Run:
             self.accelerator.register_for_checkpointing(part)
         self.started = self.saved = time.monotonic()
         self.resume()
+        self.first_step = self.progress.step
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +124,13 @@ class Run:
             self.ema.to(self.device)
 
     def batches(self, data: Dataset) -> Iterator[tuple[dict[str, torch.Tensor], torch.Generator]]:
-        """The batches that are left, each with the random numbers of its step; stops and saves when time is up."""
+        """The batches that are left, each with the random numbers of its step.
+
+        Stops and saves when time is up, and when the process is asked to end (SIGTERM, Ctrl-C).
+
+        Raises:
+            SystemExit: the process was asked to end.
+        """
         size, progress, options = self.options.batch_size, self.progress, self.options
         loader = DataLoader(
             data,
@@ -139,18 +143,21 @@ class Run:
         )
         loader = self.accelerator.prepare(loader)
         before = time.monotonic()
-        for batch in loader:
-            # every step has its own numbers: they do not depend on where an earlier run was stopped
-            number = progress.step * self.accelerator.num_processes + self.accelerator.process_index
-            yield batch, torch.Generator(self.device).manual_seed(options.seed * 2**32 + number)
-            progress.step += 1
-            now = time.monotonic()
-            progress.seconds, before = progress.seconds + now - before, now
-            if now - self.saved > 60 * options.save_minutes:
-                self.save()
-            if now - self.started > 60 * options.max_minutes:
-                break
-        self.save()
+        with noted_signals() as signals:
+            for batch in loader:
+                # every step has its own numbers: they do not depend on where an earlier run was stopped
+                number = progress.step * self.accelerator.num_processes + self.accelerator.process_index
+                yield batch, torch.Generator(self.device).manual_seed(options.seed * 2**32 + number)
+                progress.step += 1
+                now = time.monotonic()
+                progress.seconds, before = progress.seconds + now - before, now
+                if now - self.saved > 60 * options.save_minutes:
+                    self.save()
+                if signals or now - self.started > 60 * options.max_minutes:
+                    break
+            self.save()
+        if signals:
+            raise SystemExit(128 + signals[0])
 
     def learn(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss`."""
@@ -185,7 +192,15 @@ class Run:
             self.options.output.mkdir(parents=True, exist_ok=True)
             with open(self.options.output / "log.jsonl", "a", encoding="utf-8") as file:
                 print(json.dumps(line), file=file)
-            print(json.dumps(line), flush=True)
+            print(self.describe(line), flush=True)
+
+    def describe(self, line: dict[str, float]) -> str:
+        """One line for people: how far, how long still at this run's pace, and the figures of `line`."""
+        step = self.progress.step + 1
+        pace = (time.monotonic() - self.started) / (step - self.first_step)
+        hours, minutes = divmod(round(pace * (self.options.steps - step) / 60), 60)
+        figures = "  ".join(f"{name} {figure:.4g}" for name, figure in line.items() if name not in ("step", "minutes"))
+        return f"step {step} of {self.options.steps}, {pace:.2f} s each, {hours} h {minutes:02} min left  {figures}"
 
     def save(self) -> None:
         """Writes a checkpoint and removes the one before."""
@@ -196,7 +211,8 @@ class Run:
             shutil.rmtree(partial, ignore_errors=True)
             self.accelerator.save_state(str(partial))
             if self.accelerator.is_main_process:
-                self.save_averaged(partial / "averaged")
+                with self.averaged():
+                    self.network.save_pretrained(partial / "averaged")
                 partial.rename(folder)
                 previous = latest_checkpoint(output)
                 write_text(json.dumps({"checkpoint": folder.name, **vars(self.progress)}), output / "latest.json")
@@ -204,13 +220,42 @@ class Run:
                     shutil.rmtree(previous)
         self.saved = time.monotonic()
 
-    def save_averaged(self, folder: Path) -> None:
-        """The averaged weights, as the network's own class saves them."""
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network has its averaged weights for a while."""
         parameters = list(self.network.parameters())
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
-        self.network.save_pretrained(folder)
+        yield
         self.ema.restore(parameters)
+
+    def samples_due(self, every: int) -> bool:
+        """Whether this process is to write a sheet of samples after this step, one of each `every`; 0 for never."""
+        return bool(every) and (self.progress.step + 1) % every == 0 and self.accelerator.is_main_process
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, options: argparse.Namespace, updates: int) -> LRScheduler:
+    """The learning rate's way: `options.lr_schedule`, in updates of the weights."""
+    warmup, steps = options.warmup_steps * updates, options.steps * updates
+    if options.lr_schedule == "constant_then_decay":
+        decay = options.decay_steps * updates
+        return get_wsd_schedule(optimizer, warmup, decay, num_training_steps=steps, decay_type="1-sqrt")
+    return get_scheduler(options.lr_schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """SIGTERM and Ctrl-C do not end the process for a while, but go into the list; a second one does end it."""
+    noted: list[int] = []
+
+    def note(number: int, _) -> None:
+        noted.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield noted
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def latest_checkpoint(output: Path) -> Path | None:

@@ -1,10 +1,12 @@
-"""What the networks learn by: guided-diffusion's hybrid loss for the UNet, the contrastive loss for the CLIP."""
+"""What the networks learn by: guided-diffusion's hybrid loss for the UNet in pixels, the noise's error for the one in
+latents, what an autoencoder should give back, and the contrastive loss for the CLIP."""
 
 import math
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.training_utils import compute_density_for_timestep_sampling
 
 
 def linear_schedule() -> DDPMScheduler:
@@ -18,10 +20,34 @@ def linear_schedule() -> DDPMScheduler:
     )
 
 
+def scaled_linear_schedule() -> DDIMScheduler:
+    """The diffusion of Stable Diffusion 1: 1000 steps, betas linear in their roots; the network predicts the noise."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        # the first step is at the noisiest timestep, which is what sampling starts from
+        timestep_spacing="trailing",
+        steps_offset=1,  # which "trailing" does not use and Stable Diffusion's pipelines insist on
+    )
+
+
+def draw_timesteps(count: int, focus: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
+    """Timesteps in 0…999, most of them in the middle, where shapes are decided: logit-normal (Esser et al. 2024)."""
+    mean, width = focus
+    share = compute_density_for_timestep_sampling(
+        "logit_normal", count, logit_mean=mean, logit_std=width, device=generator.device, generator=generator
+    )
+    return (1000 * share).long().clamp(max=999)
+
+
 class Diffusion(torch.nn.Module):
     """The numbers of a schedule that the loss needs, one for each timestep, in double precision."""
 
-    def __init__(self, scheduler: DDPMScheduler) -> None:
+    def __init__(self, scheduler: DDPMScheduler | DDIMScheduler) -> None:
         super().__init__()
         alpha_bar = scheduler.alphas_cumprod.double()
         alpha_bar_prev = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
@@ -52,6 +78,32 @@ class Diffusion(torch.nn.Module):
         return (noisy - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
 
 
+def noise_loss(
+    diffusion: Diffusion,
+    predicted: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    snr_range: tuple[float, float] | None = None,
+) -> torch.Tensor:
+    """L_simple: the squared error of the predicted noise.
+
+    Args:
+        predicted, noise (`torch.Tensor` of shape `(B, C, H, W)`): ε̂ and ε.
+        snr_range (`tuple[float, float]`, *optional*): weigh it as if the error of x̂_0 counted SNR times, the SNR kept
+            within these bounds. The upper one is the γ of min-SNR (Hang et al. 2023). The lower one makes the noisiest
+            timesteps count, where the colours of the whole picture are decided.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`.
+    """
+    simple = (predicted - noise).square().mean(dim=(1, 2, 3))
+    if snr_range is None:
+        return simple
+    alpha_bar = diffusion.at("alpha_bar", timesteps).flatten()
+    snr = alpha_bar / (1 - alpha_bar)
+    return simple * snr.clamp(*snr_range) / snr
+
+
 def hybrid_loss(
     diffusion: Diffusion,
     output: torch.Tensor,
@@ -66,19 +118,13 @@ def hybrid_loss(
     Args:
         output (`torch.Tensor` of shape `(B, 6, H, W)`): the predicted noise and the raw variance.
         clean, noisy, noise (`torch.Tensor` of shape `(B, 3, H, W)`): x_0, x_t and ε.
-        snr_range (`tuple[float, float]`, *optional*): weigh L_simple as if the error of x̂_0 counted SNR times, the SNR
-            kept within these bounds. The upper one is the γ of min-SNR (Hang et al. 2023). The lower one makes the
-            noisiest timesteps count, where the colours of the whole picture are decided.
+        snr_range (`tuple[float, float]`, *optional*): of L_simple; see [`noise_loss`].
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: each of shape `(B,)`; L_vlb in bits per dimension, × 1000 / 1000 steps.
     """
     predicted, raw_variance = output.float().chunk(2, dim=1)
-    simple = (predicted - noise).square().mean(dim=(1, 2, 3))
-    if snr_range is not None:
-        alpha_bar = diffusion.at("alpha_bar", timesteps).flatten()
-        snr = alpha_bar / (1 - alpha_bar)
-        simple = simple * snr.clamp(*snr_range) / snr
+    simple = noise_loss(diffusion, predicted, noise, timesteps, snr_range)
 
     # the mean is held fixed, so that this term does not disturb the prediction of the noise
     estimate = diffusion.clean_estimate(noisy, predicted.detach(), timesteps)
@@ -119,6 +165,19 @@ def discretized_likelihood(pixels: torch.Tensor, mean: torch.Tensor, log_scale: 
     lower = below((pixels - mean - 1 / 255) * torch.exp(-log_scale))
     share = torch.where(pixels < -0.999, upper, torch.where(pixels > 0.999, 1 - lower, upper - lower))
     return share.clamp(min=1e-12).log()
+
+
+def reconstruction_loss(decoded: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """How far a decoded picture is from the picture: L1 of the values and of their differences to the next pixels.
+
+    Args:
+        decoded, clean (`torch.Tensor` of shape `(B, C, H, W)`).
+
+    Returns:
+        `torch.Tensor` of shape `()`. The second part keeps edges sharp.
+    """
+    error = decoded - clean
+    return error.abs().mean() + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
 
 def contrastive_loss(similarity: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

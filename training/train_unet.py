@@ -6,21 +6,20 @@ python -m training.train_unet --data data --output runs/unet --steps 40000
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from diffusers.training_utils import compute_density_for_timestep_sampling
 from torchvision.utils import save_image
 
 from blended_diffusion.checkpoints import Architecture, unet_config
 from blended_diffusion.checkpoints.conversion import RECORD
 from training.loop import Run, add_arguments, to_signal
-from training.losses import Diffusion, hybrid_loss, linear_schedule
+from training.losses import Diffusion, draw_timesteps, hybrid_loss, linear_schedule
 from training.pictures import open_data
 
 
 HEAD_WIDTH = 32
+SAMPLES, SAMPLING_STEPS = 32, 50
 
 
 def make_unet(size: int, channels: Sequence[int], layers: int, attention: Sequence[int]) -> UNet2DModel:
@@ -58,15 +57,6 @@ def draw(unet: UNet2DModel, count: int, steps: int, seed: int = 0) -> torch.Tens
         output = unet(sample, timestep).sample
         sample = scheduler.step(output, timestep, sample, generator=generator).prev_sample
     return sample.add(1).div(2).clamp(0, 1)
-
-
-def draw_timesteps(count: int, focus: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
-    """Timesteps in 0…999, most of them in the middle, where shapes are decided: logit-normal (Esser et al. 2024)."""
-    mean, width = focus
-    share = compute_density_for_timestep_sampling(
-        "logit_normal", count, logit_mean=mean, logit_std=width, device=generator.device, generator=generator
-    )
-    return (1000 * share).long().clamp(max=999)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -107,18 +97,10 @@ def main(arguments: list[str] | None = None) -> None:
         loss = simple.mean() + options.bound_weight * bound.mean()
         run.learn(loss)
         run.log(loss=loss, simple=simple.mean(), bound=bound.mean())
-        step = run.progress.step + 1
-        if options.sample_steps and step % options.sample_steps == 0 and run.accelerator.is_main_process:
-            write_samples(run, options.output / f"samples-{step:07d}.png")
-
-
-def write_samples(run: Run, path: Path, count: int = 32, steps: int = 50) -> None:
-    """What the averaged weights draw by themselves."""
-    parameters = list(run.network.parameters())
-    run.ema.store(parameters)
-    run.ema.copy_to(parameters)
-    save_image(draw(run.network, count, steps), path, nrow=8)
-    run.ema.restore(parameters)
+        if run.samples_due(options.sample_steps):
+            with run.averaged():
+                grid = draw(run.network, SAMPLES, SAMPLING_STEPS)
+            save_image(grid, options.output / f"samples-{run.progress.step + 1:07d}.png", nrow=8)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The two trainings: a run in pieces is the run in one, a kill does no harm, and what comes out is a pipeline."""
+"""The trainings: a run in pieces is the run in one, a kill does no harm, and what comes out is a pipeline."""
 
 import json
+import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 from blended_diffusion.checkpoints import convert
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 from training import export, train_clip, train_unet
-from training.loop import latest_checkpoint
+from training.loop import Run, latest_checkpoint
 from training.losses import Diffusion, linear_schedule
 from training.train_clip import as_seen, draw_regions, soften
 
@@ -89,13 +91,53 @@ def test_the_time_limit_counts_from_the_start(data, tmp_path):
     assert json.loads((tmp_path / "run" / "latest.json").read_text())["step"] == 1
 
 
+def test_a_run_that_is_asked_to_end_saves_first(data, tmp_path, monkeypatch):
+    learn = Run.learn
+
+    def learn_and_be_stopped(run: Run, loss: torch.Tensor) -> None:
+        learn(run, loss)
+        if run.progress.step == 1:  # in the middle of the second step
+            signal.raise_signal(signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
+        patched.setattr(Run, "learn", learn_and_be_stopped)
+        train(data, tmp_path / "stopped", "--steps", "4")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert latest_checkpoint(tmp_path / "stopped").name == "step-0000002"
+    assert signal.getsignal(signal.SIGTERM) is handler
+    whole, resumed = (train(data, tmp_path / name, "--steps", "4") for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_line_says_how_long_it_will_take(data, tmp_path, capsys):
+    train(data, tmp_path / "run", "--steps", "3")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 3 and all(re.search(r"of 3, .* s each, \d+ h \d\d min left .*loss ", line) for line in lines)
+    assert "0 h 00 min left" in lines[-1]
+
+
+def test_a_constant_learning_rate_decays_at_the_end(data, tmp_path):
+    def rates(*flags: str) -> list[float]:
+        train(data, tmp_path / "run", "--lr-schedule", "constant_then_decay", "--learning-rate", "1e-3", *flags)
+        log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+        return [json.loads(line)["learning_rate"] for line in log]
+
+    for steps in range(1, 4):
+        assert rates("--steps", "9", "--max-minutes", "0") == [0.0005, 0.001, 0.001][:steps]
+    # when it decays may be decided on later
+    decayed = rates("--steps", "6", "--decay-steps", "3")[2:]
+    assert decayed == sorted(set(decayed), reverse=True) and decayed[-1] == 0
+
+
 def test_options_for_speed(data, tmp_path):
     weights = train(data, tmp_path / "run", "--steps", "2", "--precision", "bf16", "--channels-last")
     assert all(torch.isfinite(tensor).all() and tensor.dtype == torch.float32 for tensor in weights.values())
 
 
 def test_sample_grid(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_unet.write_samples, "__defaults__", (8, 2))
+    monkeypatch.setattr(train_unet, "SAMPLES", 8)
+    monkeypatch.setattr(train_unet, "SAMPLING_STEPS", 2)
     train(data, tmp_path / "run", "--steps", "2", "--sample-steps", "2")
     assert Image.open(tmp_path / "run" / "samples-0000002.png").width > 8 * 16
 

@@ -3,9 +3,10 @@
 import torch
 from conftest import assert_close
 
+from training.losses import draw_timesteps
 from training.optimizers import MatrixViews
 from training.train_clip import worst_shift
-from training.train_unet import draw_timesteps, make_unet
+from training.train_unet import make_unet
 
 
 def test_a_step_on_the_matrices_is_a_step_of_the_network():
