@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import get_wsd_schedule
 
 from blended_diffusion.pictures.gallery import write_text
-from training.optimizers import MatrixViews
+from training.optimizers import MatrixViews, Muon
 
 
 MAX_GRADIENT_NORM = 1.0
@@ -97,8 +97,7 @@ class Run:
         shared = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
         optimizers = [
             torch.optim.AdamW(self.views.others, betas=(0.9, 0.99), **shared),
-            # steps as long as AdamW's, so that one learning rate does for both
-            torch.optim.Muon(self.views.matrices, adjust_lr_fn="match_rms_adamw", **shared),
+            Muon(self.views.matrices, **shared),
         ]
         self.schedules = [make_schedule(optimizer, options, updates) for optimizer in optimizers]
         self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]

@@ -1,10 +1,11 @@
 """Muon sees the weights themselves, and both trainings draw and move what they say."""
 
+import pytest
 import torch
 from conftest import assert_close
 
 from training.losses import draw_timesteps
-from training.optimizers import MatrixViews
+from training.optimizers import MatrixViews, Muon
 from training.train_clip import worst_shift
 from training.train_unet import make_unet
 
@@ -17,13 +18,29 @@ def test_a_step_on_the_matrices_is_a_step_of_the_network():
         before = {name: parameter.detach().clone() for name, parameter in unet.named_parameters()}
         unet(torch.randn(2, 3, 16, 16), torch.tensor([3, 700])).sample.square().mean().backward()
         views.take_gradients()
-        optimizer = torch.optim.Muon(views.matrices, lr=1e-2, weight_decay=0.0)
+        optimizer = Muon(views.matrices, lr=1e-2, weight_decay=0.0)
         optimizer.step()
         moved = {name for name, own in unet.named_parameters() if not torch.equal(own, before[name])}
         chosen = set(map(id, views.weights))
         assert moved == {name for name, own in unet.named_parameters() if id(own) in chosen and own.grad.any()}
         assert "mid_block.resnets.0.conv1.weight" in moved
         assert "conv_in.weight" not in moved and "conv_out.weight" not in moved  # AdamW's
+
+
+@pytest.mark.parametrize("shape", [(32, 96), (96, 32)])
+def test_muon_is_that_of_torch_but_for_rounding(shape):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(3, *shape)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    settings = {"lr": 1e-2, "weight_decay": 0.1}
+    optimizers = [Muon([ours], **settings), torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings)]
+    for gradient in gradients:
+        for matrix, optimizer in zip((ours, theirs), optimizers, strict=True):
+            matrix.grad = gradient.clone()
+            optimizer.step()
+    # compared in units of what was learned
+    assert_close((ours - start) / (ours - start).std(), (theirs - start) / (theirs - start).std(), torch.bfloat16)
+    assert_close(ours, theirs, torch.bfloat16)
 
 
 def test_every_weight_has_one_optimizer():
