@@ -14,8 +14,9 @@ from diffusers import (
 )
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import CLIPTokenizer
 
-from training import export, train_autoencoder, train_text_unet
+from training import export, measure_text_model, train_autoencoder, train_judge, train_text_unet
 from training.captions import NOTHING, ORDINARY, UNSAID, Fact, Vocabulary
 from training.loop import latest_checkpoint
 from training.losses import Diffusion, noise_loss, reconstruction_loss, scaled_linear_schedule
@@ -81,6 +82,10 @@ def test_from_pictures_to_stable_diffusion(data, tmp_path, photo, monkeypatch):
         }
         assert str(tmp_path) not in (folder / part / "config.json").read_text()
     assert str(tmp_path) not in (folder / "text_encoder" / "config.json").read_text()
+    texts = ["red", "blue and something longer", ""]
+    tokenizers = [CLIPTokenizer.from_pretrained(where / "tokenizer") for where in (run, folder)]
+    assert torch.equal(*(train_text_unet.tokenize(tokenizer, texts) for tokenizer in tokenizers))
+    assert b"\n" not in (folder / "tokenizer" / "tokenizer.json").read_bytes()
     photo, mask = photo.resize((32, 32)), Image.new("L", (32, 32), 255)
     for kind, inputs in (
         (StableDiffusionPipeline, {}),
@@ -90,6 +95,21 @@ def test_from_pictures_to_stable_diffusion(data, tmp_path, photo, monkeypatch):
         pipe = kind.from_pretrained(folder, safety_checker=None)
         pipe.set_progress_bar_config(disable=True)
         assert pipe("red", num_inference_steps=2, **inputs).images[0].size == (32, 32)
+
+    torch.manual_seed(0)
+    train_judge.make_model(["red", "blue"], 32, [8, 16], [1, 1]).save_pretrained(tmp_path / "judge")
+    report = tmp_path / "report"
+    flags = ["--judge", str(tmp_path / "judge"), "--pictures", "3", "--steps", "2"]
+    measure_text_model.main(["--model", str(folder), "--output", str(report), *flags])
+    figures = json.loads((report / "report.json").read_text())
+    assert figures["words"].keys() == {"red", "blue"}
+    judge, strips = (
+        measure_text_model.Judge.load(tmp_path / "judge"),
+        [report / "pictures" / "red.png", report / "pictures" / "nothing.png"],
+    )
+    for strip, share in zip(strips, (figures["words"]["red"], figures["plain"]), strict=True):
+        images = [Image.open(strip).crop((32 * number, 0, 32 * number + 32, 32)) for number in range(3)]
+        assert judge.verdicts(images).count(strip.stem) / 3 == share
 
 
 def test_a_text_run_in_pieces_is_the_run_in_one(data, tmp_path):

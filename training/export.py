@@ -60,6 +60,12 @@ def make_pipeline(
     )
 
 
+def compact(path: Path) -> None:
+    """Writes a JSON file anew without the space between its parts, which is half of a tokenizer's."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+
+
 def mend_config(path: Path, **changes: str) -> None:
     """Takes out of a network's config where on this machine it was loaded from, and makes the changes."""
     config = json.loads(path.read_text(encoding="utf-8")) | changes
@@ -101,6 +107,7 @@ def export_stable_diffusion(options: argparse.Namespace) -> None:
         mend_config(options.output / part / "config.json")
     # transformers loads what the config says and diffusers float32, whatever the files hold: one precision for all
     mend_config(options.output / "text_encoder" / "config.json", dtype="float32")
+    compact(options.output / "tokenizer" / "tokenizer.json")
     shutil.copy(run / "words.txt", options.output)
 
 

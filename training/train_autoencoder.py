@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from blended_diffusion.gallery import write_text
 from training.captions import NOTHING
 from training.loop import Run, add_arguments, latest_checkpoint, to_signal
 from training.losses import reconstruction_loss
@@ -132,7 +131,7 @@ def export(averaged: Path, folder: Path, options: argparse.Namespace) -> dict[st
         autoencoder.register_to_config(scaling_factor=latent_scale(autoencoder, data, options.evaluate))
     report = quality(autoencoder, Path(options.data), options.size, options.words, options.evaluate)
     autoencoder.save_pretrained(folder)
-    write_text(json.dumps(report, indent=2) + "\n", folder / "psnr.json")
+    (folder / "psnr.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 
