@@ -21,7 +21,7 @@ from training.captions import NOTHING, ORDINARY, UNSAID, Fact, Vocabulary
 from training.loop import latest_checkpoint
 from training.losses import Diffusion, noise_loss, reconstruction_loss, scaled_linear_schedule
 from training.train_autoencoder import draw_crops, latent_scale, make_autoencoder, psnr
-from training.train_text_unet import sample_captions, write_captions
+from training.train_text_unet import check_lengths, sample_captions, write_captions
 
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator", "no_network")
@@ -138,8 +138,19 @@ def test_flags_that_do_not_go_together(data, tmp_path, capsys):
         train_an_autoencoder(data, tmp_path / "ae", "--steps", 1, "--decoder-only")
     assert "--start-from" in capsys.readouterr().err
     with pytest.raises(SystemExit):
+        train_an_autoencoder(data, tmp_path / "ae", "--steps", 1, "--size", 33)
+    assert "multiples of 2" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
         export.main(["--unet", "runs/unet", "--autoencoder", "runs/autoencoder", "--output", "model"])
     assert "--text-unet and --autoencoder" in capsys.readouterr().err
+
+
+def test_a_caption_that_would_be_cut_is_refused():
+    tokenizer = tiny_tokenizer()  # a token for each letter, one before and one after
+    tokenizer.model_max_length = 7
+    check_lengths(tokenizer, Vocabulary(["apple"], [], []))
+    with pytest.raises(ValueError, match="'apples' has 8 tokens.*--tokens 8 or more"):
+        check_lengths(tokenizer, Vocabulary(["apple", "apples"], [], []))
 
 
 class Halved(torch.nn.Module):

@@ -151,6 +151,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.decoder_only and not options.start_from:
         parser.error("--decoder-only needs an autoencoder to start from: --start-from FOLDER")
+    factor = 2 ** (len(options.channels) - 1)
+    if options.size % factor or options.crop % factor:
+        parser.error(f"--size and --crop must be multiples of {factor}, which is how far --channels reduce a side")
     if options.crop > options.size:
         parser.error(f"--crop {options.crop} does not fit into pictures of --size {options.size}")
     return options

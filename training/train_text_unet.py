@@ -122,6 +122,17 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     return tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 
+def check_lengths(tokenizer: CLIPTokenizer, vocabulary: Vocabulary) -> None:
+    """Refuses captions, or words, that the tokenizer's greatest length would cut, with a `ValueError`."""
+    for text in vocabulary.words:
+        length = len(tokenizer(text).input_ids)
+        if length > tokenizer.model_max_length:
+            raise ValueError(
+                f"{text!r} has {length} tokens, and --tokens {tokenizer.model_max_length} would cut it: give --tokens"
+                f" {length} or more, 77 at most, or shorten it."
+            )
+
+
 def make_text_pipeline(
     network: TextConditioned, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer
 ) -> StableDiffusionPipeline:
@@ -181,6 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     data = open_data(options.data, options.size, options.words, seed=options.seed)
     tokenizer = CLIPTokenizer.from_pretrained(options.tokenizer, model_max_length=options.tokens)
+    check_lengths(tokenizer, data.vocabulary)
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     autoencoder = AutoencoderKL.from_pretrained(options.autoencoder, torch_dtype=dtype)
     autoencoder.eval().requires_grad_(False)
