@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output.exists():
         parser.error(f"{options.output} exists already")
     judge = Judge.load(options.judge)
-    pipeline = StableDiffusionPipeline.from_pretrained(options.model, safety_checker=None)
+    pipeline = StableDiffusionPipeline.from_pretrained(options.model, safety_checker=None, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     report = measure(pipeline, judge, options.output, options.pictures, options.steps, options.guidance_scale)
