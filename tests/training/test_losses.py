@@ -1,4 +1,4 @@
-"""The hybrid loss is guided-diffusion's own, and the contrastive one is what its formula says."""
+"""The hybrid loss is guided-diffusion's own, and the others are what their formulas say."""
 
 import math
 
@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_close, tiny_unet
 
-from training.losses import Diffusion, contrastive_loss, hybrid_loss, linear_schedule
+from training.losses import (
+    Diffusion,
+    contrastive_loss,
+    hybrid_loss,
+    linear_schedule,
+    noise_loss,
+    reconstruction_loss,
+    scaled_linear_schedule,
+)
 
 
 def reference_losses(model, clean, timesteps, noise):
@@ -83,3 +91,26 @@ def test_contrastive_loss_with_several_true_captions():
     similarity = torch.tensor([[2.0, 2.0, -30.0, -30.0]])
     true = torch.tensor([[True, True, False, False]])
     assert contrastive_loss(similarity, true).item() == pytest.approx(math.log(2) / 2, abs=1e-6)
+
+
+def test_the_noise_loss_weighs_the_error_of_the_estimate():
+    diffusion = Diffusion(scaled_linear_schedule())
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, predicted = torch.randn(3, 6, 4, 8, 8, generator=generator)
+    timesteps = torch.tensor([0, 100, 300, 600, 800, 999])
+    noisy = diffusion.noised(clean, noise, timesteps)
+    estimate = diffusion.clean_estimate(noisy, predicted, timesteps)
+    alpha_bar = diffusion.at("alpha_bar", timesteps).flatten()
+    snr = (alpha_bar / (1 - alpha_bar)).clamp(0.01, 5)
+    expected = snr * (estimate - clean).square().mean(dim=(1, 2, 3))
+    weighted = noise_loss(diffusion, predicted, noise, timesteps, (0.01, 5))
+    assert_close(weighted[1:], expected[1:])  # at t = 0 the estimate's error is lost to rounding
+    assert timesteps[0] == 0 and weighted[0] < noise_loss(diffusion, predicted, noise, timesteps)[0]
+
+
+def test_reconstruction_counts_edges():
+    clean = torch.zeros(1, 1, 4, 4)
+    flat, edge = torch.full_like(clean, 0.5), torch.tensor([0.0, 0, 1, 1]).expand(1, 1, 4, 4)
+    assert reconstruction_loss(clean, clean) == 0
+    assert reconstruction_loss(flat, clean) == 0.5
+    assert_close(reconstruction_loss(edge, clean), torch.tensor(0.5 + 1 / 3))
