@@ -32,7 +32,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 WAYS = {"plain": (), "UNet compiled": ("unet",), "UNet and CLIP compiled": ("unet", "clip_model.vision_model")}
 
 
-def pipeline(compiled: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> BlendedDiffusionPipeline:
+def compiled_pipeline(compiled: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> BlendedDiffusionPipeline:
     pipe = load_model(dtype=dtype).pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     for name in compiled:
@@ -40,7 +40,7 @@ def pipeline(compiled: tuple[str, ...], device: torch.device, dtype: torch.dtype
     return pipe
 
 
-def seconds(pipe: BlendedDiffusionPipeline, gradient: str, candidates: int, steps: int) -> float:
+def seconds_of_edit(pipe: BlendedDiffusionPipeline, gradient: str, candidates: int, steps: int) -> float:
     """Of one edit of so many steps."""
     photo, mask = Image.open(EXAMPLES / "coffee.jpg"), Image.open(EXAMPLES / "coffee_mask.png")
     generators = [torch.Generator().manual_seed(seed) for seed in range(candidates)]
@@ -59,7 +59,7 @@ def seconds(pipe: BlendedDiffusionPipeline, gradient: str, candidates: int, step
     return time.perf_counter() - begun
 
 
-def compare(calls: dict[str, Callable[[], float]], rounds: int, passes: int) -> dict[str, Any]:
+def time_in_turn(calls: dict[str, Callable[[], float]], rounds: int, passes: int) -> dict[str, Any]:
     """Times calls in turn, each of which makes so many `passes` and says how long it took; the first one is plain."""
     first = {name: call() for name, call in calls.items()}
     taken: dict[str, list[float]] = {name: [] for name in calls}
@@ -88,11 +88,14 @@ def edits(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     figures = {}
     for gradient in ("estimate", "sample"):
         print(f"a step of {options.candidates} candidates, guidance_gradient={gradient!r}:")
-        pipes = {name: pipeline(compiled, device, machine.DTYPES[options.dtype]) for name, compiled in WAYS.items()}
-        calls = {
-            name: partial(seconds, pipe, gradient, options.candidates, options.steps) for name, pipe in pipes.items()
+        pipes = {
+            name: compiled_pipeline(compiled, device, machine.DTYPES[options.dtype]) for name, compiled in WAYS.items()
         }
-        figures[gradient] = compare(calls, options.rounds, options.steps)
+        calls = {
+            name: partial(seconds_of_edit, pipe, gradient, options.candidates, options.steps)
+            for name, pipe in pipes.items()
+        }
+        figures[gradient] = time_in_turn(calls, options.rounds, options.steps)
     return figures
 
 
@@ -118,7 +121,7 @@ def passes_of_full_size(options: argparse.Namespace, device: torch.device) -> di
     for name, backward in (("forward", False), ("forward and backward", True)):
         print(f"full-size network, {name}:")
         calls = {way: partial(passing, unet, backward) for way, unet in unets.items()}
-        figures[name] = compare(calls, options.rounds, 1)
+        figures[name] = time_in_turn(calls, options.rounds, 1)
     return figures
 
 

@@ -53,7 +53,7 @@ def best_of_a_draw(values: list[float], ranks: list[float], size: float) -> floa
     return mean(low) if low == size else (low + 1 - size) * mean(low) + (size - low) * mean(low + 1)
 
 
-def compare(rows: list[dict[str, list[float]]], kept: int) -> dict[str, float]:
+def compare_with_fewer(rows: list[dict[str, list[float]]], kept: int) -> dict[str, float]:
     """Keeping so many half-way against making fewer for the same cost."""
     found: dict[str, list[float]] = {name: [] for name in ("distance", "distance_of_fewer", "right", "right_of_fewer")}
     for row in rows:
@@ -89,7 +89,7 @@ def main() -> None:
     for share in (0.5, 0.25, 0.125):
         kept = max(1, round(share * options.num_images))
         cost = (options.num_images + kept) / (2 * options.num_images)
-        figures[f"{kept} of {options.num_images}"] = found = {"cost": cost, **compare(rows, kept)}
+        figures[f"{kept} of {options.num_images}"] = found = {"cost": cost, **compare_with_fewer(rows, kept)}
         print(
             f"{kept} of {options.num_images} kept half-way ({cost:.2f} of the cost): distance {found['distance']:.4f},"
             f" right {found['right']:.0%}; {cost * options.num_images:g} whole ones:"

@@ -28,7 +28,7 @@ from blended_diffusion.models import load_model
 WAYS = {"release": "release", "best": "default", "balanced": "balanced", "fast": "fast"}
 
 
-def plot(ways: dict[str, dict[str, Any]]) -> None:
+def plot_ways(ways: dict[str, dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     shown, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -78,7 +78,7 @@ def main() -> None:
             flush=True,
         )
     results.write("edit", {"edits": options.edits, "candidates": options.num_images, "presets": ways})
-    plot(ways)
+    plot_ways(ways)
 
 
 if __name__ == "__main__":

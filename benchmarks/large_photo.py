@@ -42,7 +42,7 @@ def write_inputs(folder: Path) -> None:
             mask.resize(size, Image.Resampling.NEAREST).save(folder / f"{name}.png")
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -75,7 +75,7 @@ def main() -> None:
         times = {name: [] for name in work}
         for _ in range(ROUNDS):
             for name, one in work.items():
-                times[name].append(seconds(one))
+                times[name].append(seconds_of(one))
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     expected = medians["small"] + medians["file"]
     print(f"{medians['large'] / expected:5.2f}  the 4K edit / (the small edit + reading and writing the 4K files)")

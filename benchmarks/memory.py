@@ -36,7 +36,7 @@ WAYS = {
 }
 
 
-def pipeline(dtype: torch.dtype, device: str = "meta") -> BlendedDiffusionPipeline:
+def counted_pipeline(dtype: torch.dtype, device: str = "meta") -> BlendedDiffusionPipeline:
     """The full-size network and CLIP, with random weights or, on `"meta"`, with none."""
     architecture = PRESETS[PRESET].architecture
     with torch.device(device):
@@ -53,7 +53,7 @@ def pipeline(dtype: torch.dtype, device: str = "meta") -> BlendedDiffusionPipeli
 
 def measured(gradient: str, way: MemorySaving) -> dict[str, int]:
     """Bytes of this process on the CPU: before a step, and at the most in it."""
-    pipe = pipeline(torch.float32, "cpu")
+    pipe = counted_pipeline(torch.float32, "cpu")
     pipe.set_progress_bar_config(disable=True)
     way.apply(pipe)
     before = psutil.Process().memory_info().rss
@@ -82,7 +82,7 @@ def main() -> None:
 
     rows = []
     for name, dtype in DTYPES.items():
-        pipe = pipeline(dtype)
+        pipe = counted_pipeline(dtype)
         weights = weights_bytes(pipe)
         for gradient, ways in WAYS.items():
             for way in ways:

@@ -81,11 +81,11 @@ def short_settings(draw: random.Random, word: str) -> EditSettings:
     )
 
 
-def pixels(candidate: Candidate) -> np.ndarray:
+def levels_of(candidate: Candidate) -> np.ndarray:
     return np.asarray(candidate.image, dtype=np.float32)
 
 
-def compare(models: dict[str, Model], judge: Judge, number: int, way: dict[str, Any]) -> dict[str, Any]:
+def compare_formats(models: dict[str, Model], judge: Judge, number: int, way: dict[str, Any]) -> dict[str, Any]:
     """Differences to fp32 and verdicts of so many whole edits."""
     draw = random.Random(0)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
@@ -99,7 +99,7 @@ def compare(models: dict[str, Model], judge: Judge, number: int, way: dict[str, 
                 rows[name].append({"task": task.number, "seed": seed, "nan": True})
                 continue
             exact = candidate if exact is None else exact
-            difference = np.abs(pixels(candidate) - pixels(exact))
+            difference = np.abs(levels_of(candidate) - levels_of(exact))
             inside = np.asarray(edit.canvas.model_mask) > 0
             verdict = judge.verdicts([edit.finish(candidate).crop(task.square)])[0]
             rows[name].append(
@@ -161,7 +161,7 @@ def main() -> None:
 
     judge, figures = Judge.load(device=device), {}
     for way, settings in WAYS.items():
-        figures[way] = compare(models, judge, options.edits or 24, settings)
+        figures[way] = compare_formats(models, judge, options.edits or 24, settings)
         for name, row in figures[way].items():
             print(
                 f"{way}, {name}: mean {row['mean']:.2f}/255 (largest {row['largest']:.2f}, inside the mask"

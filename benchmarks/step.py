@@ -78,7 +78,7 @@ def weights() -> tuple[dict[str, torch.Tensor], CLIPModel]:
 
 
 @cache
-def pipeline(dtype: torch.dtype) -> BlendedDiffusionPipeline:
+def timed_pipeline(dtype: torch.dtype) -> BlendedDiffusionPipeline:
     """Our pipeline with these weights."""
     state, clip = weights()
     architecture = PRESETS[PRESET].architecture
@@ -108,7 +108,7 @@ class Steps:
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.way, self.device = WAYS[name], device
-        self.pipe = pipeline(self.way.dtype)
+        self.pipe = timed_pipeline(self.way.dtype)
         self.image = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(0))
         self.mask = torch.zeros(1, 256, 256)
         self.mask[:, 64:192, 64:192] = 1
@@ -185,7 +185,7 @@ class Everywhere(contextlib.nullcontext):
     parents = ("Global",)
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_in_use(device: torch.device) -> int:
     """Bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
@@ -212,10 +212,10 @@ def alone(name: str, device: torch.device) -> dict[str, float]:
     if steps.way.gradient is not None:
         weights.cache_clear()  # the pipeline has them in its own layout
     flops = steps.flops()
-    return {"flops": flops, "peak_bytes": peak_memory(device)}
+    return {"flops": flops, "peak_bytes": peak_in_use(device)}
 
 
-def plot(figures: dict[str, Any]) -> None:
+def plot_steps(figures: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     ways = figures["ways"]
@@ -282,7 +282,7 @@ def main() -> None:
         )
     figures = {"ways": measured, "matmul_flops": {str(dtype): rate for dtype, rate in rates.items()}}
     results.write("step", figures)
-    plot(figures)
+    plot_steps(figures)
 
 
 if __name__ == "__main__":
