@@ -16,6 +16,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers.utils import logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import httpx
@@ -26,6 +27,8 @@ from blended_diffusion import machine
 from blended_diffusion.demo import MODEL_FOLDER
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
+
+logger = logging.get_logger(__name__)
 
 BUNDLED = "bundled"
 CLIP = {"clip_model": CLIPModel, "tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}
@@ -112,6 +115,7 @@ def load_model(
         raise ValueError(f"{argument} {name!r} makes pictures of {width}×{height} pixels; square ones are needed.")
     if folder == MODEL_FOLDER:
         name = BUNDLED
+        _say_if_links_are_missing()
     elif Path(name).is_dir():
         name = str(folder)
     return Model(pipe, name, sha256)
@@ -196,6 +200,17 @@ def _hash(folder: Path, name: str, argument: str) -> str:
                 f" that the Hub gave; delete {path.resolve()} and it is downloaded again."
             )
     return digest.hexdigest()
+
+
+def _say_if_links_are_missing() -> None:
+    """Where git cannot make links, it writes text files that say where each would lead."""
+    broken = [path.name for path in sorted(MODEL_FOLDER.glob("*.py")) if path.read_bytes().startswith(b"../")]
+    if broken:
+        logger.warning(
+            f"In {MODEL_FOLDER} git wrote {' and '.join(broken)} as text files, not as links, so that diffusers"
+            " cannot load the bundled model by itself and an installation of this checkout lacks its pipeline; run"
+            " `git config core.symlinks true` and check out anew."
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import socket
 import string
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 # networks this small are slowed by a second thread, and sums split among threads round otherwise
 torch.set_num_threads(1)
+
+# pictures of noise take longer to compress than to make
+if not isinstance(vars(Image.Image)["save"], partialmethod):
+    Image.Image.save = partialmethod(Image.Image.save, compress_level=1)
 
 # the one table of tolerances, (relative, absolute), for every comparison of numbers
 TOLERANCES = {
@@ -104,6 +109,12 @@ def as_in_a_new_process(tmp_path, monkeypatch):
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def compressed_as_ever(monkeypatch):
+    """For files that are compared byte by byte with those of other processes."""
+    monkeypatch.setattr(Image.Image, "save", vars(Image.Image)["save"].func)
 
 
 @pytest.fixture

@@ -1,23 +1,64 @@
-import inspect
+import os
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from conftest import assert_close
 from diffusers import DiffusionPipeline
+from house import ROOT
 from huggingface_hub import ModelCard
 from PIL import Image
 
 import pipeline_blended_diffusion
+from blended_diffusion import models
 from blended_diffusion.checkpoints import to_guided_diffusion
 from blended_diffusion.demo import KNOWN_WORDS, MODEL_FOLDER
 from blended_diffusion.models import load_model
 
 
 def test_the_model_in_the_box_is_a_complete_folder():
+    """It brings the pipeline of this checkout with it, and what it stores of settings."""
     pipe = DiffusionPipeline.from_pretrained(MODEL_FOLDER, custom_pipeline=str(MODEL_FOLDER), trust_remote_code=True)
-    source = inspect.getsource(pipeline_blended_diffusion)
-    assert (MODEL_FOLDER / "pipeline_blended_diffusion.py").read_text(encoding="utf-8") == source
+    brought = sys.modules[type(pipe).__module__]
+    assert brought is not pipeline_blended_diffusion
+    assert Path(brought.__file__).read_bytes() == Path(pipeline_blended_diffusion.__file__).read_bytes()
     assert pipe.unet.dtype == pipe.clip_model.dtype == torch.float32
+    assert tuple(pipe.config.default_candidate_labels) == KNOWN_WORDS
+
+
+@pytest.mark.parametrize("name", ["README.md", "pipeline.py", "pipeline_blended_diffusion.py"])
+def test_what_is_elsewhere_too_is_a_link(name):
+    """There is one source of the pipeline, and `model_card.md` is the one of the card."""
+    assert (MODEL_FOLDER / name).is_symlink()
+    assert (MODEL_FOLDER / name).resolve().parent == ROOT
+
+
+@pytest.fixture
+def unlinked(tmp_path) -> Path:
+    """The model as git leaves it where it makes no links: a text file of where each leads."""
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL_FOLDER, folder, symlinks=True)
+    for path in folder.iterdir():
+        if path.is_symlink():
+            target = os.readlink(path)
+            path.unlink()
+            path.write_text(target)
+    return folder
+
+
+def test_a_checkout_without_links_is_told_of(unlinked, monkeypatch, caplog):
+    monkeypatch.setattr(models, "MODEL_FOLDER", unlinked)
+    assert load_model().name == "bundled"
+    (said,) = caplog.messages
+    assert "git config core.symlinks true" in said and "pipeline_blended_diffusion.py" in said
+
+
+def test_one_with_links_is_not(caplog):
+    load_model()
+    assert caplog.messages == []
 
 
 def test_it_knows_its_words():
