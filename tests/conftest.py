@@ -1,10 +1,25 @@
 """Tiny real components for every test: small enough to run in milliseconds, of the very classes that users load."""
 
+import atexit
+import os
+import shutil
 import socket
 import string
+import sys
+import tempfile
 from functools import partialmethod
 from pathlib import Path
 
+
+# Processes of tests side by side must not write into one folder: into this one diffusers copies the pipelines that it
+# loads, and reads its name when it is imported. (Tests import this file a second time.)
+if "diffusers" not in sys.modules:
+    os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="hf_modules_")
+    atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+    # those that tests start have one thread too
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -12,15 +27,37 @@ from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image, ImageDraw
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from blended_diffusion.pictures import gallery
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 
 # networks this small are slowed by a second thread, and sums split among threads round otherwise
 torch.set_num_threads(1)
 
-# pictures of noise take longer to compress than to make
+# to compress pictures of noise takes longer than to make them
 if not isinstance(vars(Image.Image)["save"], partialmethod):
     Image.Image.save = partialmethod(Image.Image.save, compress_level=1)
+
+RECORDED_TRACES = "test_follows_a_recorded_trace"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means here: one process for each core, 2 GB for each, and no more than eight.
+
+    Every process spends the first seconds on importing, which many do not make shorter.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores, psutil.virtual_memory().total // 2**31, 8))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Nobody should take a run without the recorded traces for one that has compared with the released editor."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if RECORDED_TRACES in report.nodeid]
+    if skipped:
+        terminalreporter.write_sep("!", "NOT TESTED: the released editor's recorded traces", red=True, bold=True)
+        terminalreporter.write_line(f"{skipped[0].longrepr[-1]}: no edit was compared with what the released one did.")
+
 
 # the one table of tolerances, (relative, absolute), for every comparison of numbers
 TOLERANCES = {
@@ -98,6 +135,14 @@ def make_tiny_pipe(**changes) -> BlendedDiffusionPipeline:
     pipe = BlendedDiffusionPipeline(**{**components, **changes})
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(autouse=True)
+def small_sheets(request, monkeypatch):
+    """The sheets and previews beside an edit are a quarter as wide and high: else they take longer than the edit."""
+    fit = gallery._fit
+    if request.node.get_closest_marker("full_sheets") is None:
+        monkeypatch.setattr(gallery, "_fit", lambda image, width, height: fit(image, width // 4, height // 4))
 
 
 @pytest.fixture

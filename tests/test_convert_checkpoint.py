@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from blended_diffusion.checkpoints import PRESETS, Preset, convert, recorded_architecture, to_guided_diffusion
-from blended_diffusion.commands.convert import app
+from blended_diffusion.commands.convert import app, as_flags
 
 
 ROOT = Path(__file__).parents[1]
@@ -227,14 +227,12 @@ def test_script(tmp_path, checkpoint, clip):
 
 def test_guided_diffusions_published_flags_can_be_pasted(tmp_path, checkpoint, clip):
     flags = "--image_size 16 --num_head_channels 32 --class_cond False --use_new_attention_order True"
-    command = [sys.executable, "convert_checkpoint.py", checkpoint, "--output", tmp_path / "x", "--clip", clip]
-    done = subprocess.run([*command, *flags.split()], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = [checkpoint, "--clip", clip, "--output"]
+    assert run(*command, tmp_path / "x", *as_flags(flags.split())).exit_code == 0
     assert recorded_architecture(tmp_path / "x").use_new_attention_order
-    command[4] = tmp_path / "y"
     flags = flags.replace("class_cond False", "class-cond true")
-    done = subprocess.run([*command, *flags.split()], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "class_cond=True contradicts the checkpoint" in done.stderr
+    result = run(*command, tmp_path / "y", *as_flags(flags.split()))
+    assert_refused(result, tmp_path / "y", "class_cond=True contradicts the checkpoint")
 
 
 def test_help_does_not_wait_for_torch():

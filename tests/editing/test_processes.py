@@ -43,7 +43,8 @@ FORKS.set_forkserver_preload(
 )
 
 
-pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
+# what the others write is compared byte by byte
+pytestmark = [pytest.mark.usefixtures("as_in_a_new_process", "compressed_as_ever"), pytest.mark.full_sheets]
 
 
 @pytest.fixture

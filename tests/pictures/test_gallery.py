@@ -10,6 +10,8 @@ from blended_diffusion.pictures import gallery
 from blended_diffusion.pictures.gallery import Entry, before_after, contact_sheet, film, write_film, write_png
 
 
+pytestmark = pytest.mark.full_sheets
+
 RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 160, 40), (30, 40, 200), (128, 128, 128)
 
 
