@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 README, CARD = ROOT / "README.md", MODEL_FOLDER / "README.md"
 DOCS = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "README.md")
 PAGES = {"README": README, "model card": CARD, **{page.stem: page for page in DOCS}}
-OTHERS = [ROOT / "CREDITS.md", ROOT / "CHANGELOG.md", ROOT / "training" / "README.md"]
+OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CREDITS.md", ROOT / "CHANGELOG.md", ROOT / "training" / "README.md"]
 
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>runs|ci): (?P<rule>.*?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
