@@ -16,8 +16,10 @@ from pathlib import Path
 if "diffusers" not in sys.modules:
     os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="hf_modules_")
     atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
-    # those that tests start have one thread too
+    # those that tests start have one thread too, and find this checkout before what is installed
     os.environ["OMP_NUM_THREADS"] = "1"
+    checkout = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join([checkout, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import psutil
 import pytest

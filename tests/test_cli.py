@@ -253,7 +253,7 @@ class TestResume:
         assert len(ranked("output")) == 1
 
     def test_killed_and_resumed_it_is_as_if_nothing_had_happened(self, edit, tiny_model_dir):
-        flags = "--num-images 6 --batch_size 2 --num-inference-steps 60 --quiet".split()
+        flags = "--num-images 6 --batch_size 2 --num-inference-steps 20 --quiet".split()
         given = ["-p", "rock", "-i", "photo.png", "--mask", "mask.png", "--model", str(tiny_model_dir)]
         process = start("edit", *given, "--device", "cpu", "--output_path", "killed", *flags)
         wait_for_pictures(process, "killed", 2)
@@ -270,7 +270,7 @@ class TestResume:
 
     def test_ctrl_c_ends_it_with_130(self, files, tiny_model_dir):
         given = ["-p", "rock", "-i", "photo.png", "--mask", "mask.png", "--model", str(tiny_model_dir)]
-        process = start("edit", *given, *"--device cpu --batch_size 1 --num-inference-steps 200".split())
+        process = start("edit", *given, *"--device cpu --batch_size 1 --num-inference-steps 60".split())
         wait_for_pictures(process, "output", 1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
