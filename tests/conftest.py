@@ -53,6 +53,19 @@ def pytest_xdist_auto_num_workers() -> int:
     return max(1, min(cores, psutil.virtual_memory().total // 2**31, 8))
 
 
+# a model in a folder is what commands load, and a desk is where documents are run
+WHOLE = {"tiny_model_dir", "desk"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what runs whole commands, applications or documents, wherever it is."""
+    for item in items:
+        applies = "applications" in item.path.parts and "tiny_pipe" in item.fixturenames
+        if applies or WHOLE.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """Nobody should take a run without the recorded traces for one that has compared with the released editor."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if RECORDED_TRACES in report.nodeid]

@@ -216,6 +216,7 @@ def test_model_card(tmp_path, checkpoint, clip, folder, monkeypatch):
     assert card.data.license == "mit" and "[tiny](https://example.org), trained on nothing" in card.text
 
 
+@pytest.mark.slow
 def test_script(tmp_path, checkpoint, clip):
     """As a person runs it."""
     command = [sys.executable, "convert_checkpoint.py", checkpoint, "--output", tmp_path / "x", "--clip", clip, *FLAGS]
@@ -454,6 +455,7 @@ MEASURE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_memory_stays_near_the_checkpoints_size(tmp_path, checkpoint, clip):
     """

@@ -72,6 +72,7 @@ def test_it_knows_its_words():
     assert (nearest == torch.arange(len(words))).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_its_guidance_leads_to_the_word():
     """Edits for one word come out closer to it than edits for another, by the distance they are ranked by."""
     pipe = load_model().pipe

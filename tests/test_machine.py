@@ -80,6 +80,7 @@ def test_being_reproducible_takes_the_threads_of_then():
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
 def test_freed_memory_is_kept():
     """Blocks of 256 MB, one after the other, share their pages."""

@@ -162,6 +162,7 @@ def follow(pipe, **arguments) -> dict:
     return seen | {"result": out.images, "clip_distance": torch.tensor(out.clip_distances)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddpm", "ddim", "local", "local_lpips"])
 @pytest.mark.parametrize(("respacing", "skip"), [(20, 8), (30, 15), (7, 0)])
 def test_follows_the_released_loop(kind, respacing, skip):
@@ -277,6 +278,7 @@ def traced_pipe(tmp_path_factory) -> BlendedDiffusionPipeline:
     return pipe
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TRACES, reason="the recorded traces are not at hand")
 @pytest.mark.parametrize("forced", [True, False], ids=["step by step", "whole path"])
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)

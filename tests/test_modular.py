@@ -445,6 +445,7 @@ assert snapshot_download("somebody/hand") == folder and edited(modular(folder)) 
 """
 
 
+@pytest.mark.slow
 def test_loads_without_the_package_from_folders_and_the_hub(tmp_path):
     tiny_pipe = make_tiny_pipe(default_candidate_labels=["tree", "sky"])
     tiny_pipe.save_pretrained(tmp_path / "saved")

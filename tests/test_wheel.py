@@ -11,6 +11,8 @@ import pytest
 from house import PACKAGE, ROOT
 
 
+pytestmark = pytest.mark.slow
+
 NOT_SOURCE = (".*", "__pycache__", "*.egg-info", "build", "dist", "output")
 
 

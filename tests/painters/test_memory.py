@@ -78,6 +78,7 @@ OFFLOADING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("offloading", OFFLOADING)
 @pytest.mark.parametrize("detail", [1, 2])
@@ -187,6 +188,7 @@ def test_a_tally_counts_what_lives_at_the_same_time():
     assert len(second) + len(third) == 260
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "saving", [MemorySaving(), MemorySaving(True), MemorySaving(True, 2), MemorySaving(False, 1)], ids=str
 )
@@ -213,6 +215,7 @@ def test_what_makes_a_step_need_less(tiny_pipe):
     assert 0.5 * plain <= count() < 0.8 * plain  # what the losses are made of stays fp32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "bundled", "full-size"])
 def test_more_than_a_step_needs_is_known_without_counting(name):
     """And not so much more that it would always be counted."""

@@ -16,6 +16,7 @@ def write_again_and_again(path: Path, letter: str) -> None:
             part.write_text(letter * 1000)
 
 
+@pytest.mark.slow
 def test_several_processes_may_write_the_same_file(tmp_path):
     """One name for what is still being written would be taken from under the others."""
     path = tmp_path / "same.txt"
