@@ -16,7 +16,6 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
-from diffusers.utils import logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import httpx
@@ -28,7 +27,7 @@ from blended_diffusion.demo import MODEL_FOLDER
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 
-logger = logging.get_logger(__name__)
+logger = diffusers.utils.logging.get_logger(__name__)
 
 BUNDLED = "bundled"
 CLIP = {"clip_model": CLIPModel, "tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}

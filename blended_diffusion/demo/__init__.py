@@ -1,4 +1,7 @@
-"""The small model in the box: where it is and which words it knows. Its card is `model/README.md`.
+"""The small model in the box: where it is and which words it knows.
+
+Its card is `model_card.md` at the top of the repository, and its pipeline the file there: in `model/` both are links,
+which an installation turns into files.
 
 Only data belongs here; it is loaded like any other model.
 """
