@@ -46,10 +46,11 @@ def test_best_is_the_default(edited):
 
 
 def test_release_is_the_released_editor(edited):
-    """Its own flags say the same."""
-    released = "--timestep_respacing 100 --skip_timesteps 25 --clip_guidance_lambda 1000 --range_lambda 50 --aug_num 8"
+    """Its own flags say the same; here with 4 steps of which the first is skipped, for 100 and 25."""
+    released = "--timestep_respacing 4 --skip_timesteps 1 --clip_guidance_lambda 1000 --range_lambda 50 --aug_num 8"
     settings = edited("--match-release", "--guidance-gradient", "sample", *released.split())
-    assert edited("--preset", "release") == settings
+    assert edited("--preset", "release", "--num-inference-steps", "4") == settings
+    assert preset_settings("release", 30)["num_inference_steps"] == 100
 
 
 def test_flags_come_before_it(edited):
