@@ -1,9 +1,9 @@
 """What a step needs, what there is, and that the ways to need less make the same pictures."""
 
+import mmap
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
