@@ -126,6 +126,7 @@ def test_defaults_are_the_released_editors(folder):
     }
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["64", "128", "512"])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

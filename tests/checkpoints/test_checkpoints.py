@@ -79,6 +79,7 @@ def inputs(architecture: Architecture) -> tuple[torch.Tensor, ...]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @ORDERS
 @NETWORKS
@@ -103,6 +104,7 @@ def test_qkv_order_matters():
     assert difference.abs().max() > 100 * TOLERANCES[torch.float32][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", dict.fromkeys(preset.architecture for preset in PRESETS.values()))
 def test_published_networks_at_full_size(name):
     """Every key and shape of both networks, without their weights."""
@@ -116,6 +118,7 @@ def test_published_networks_at_full_size(name):
     assert {key for entry in entries for key in entry.parts} == set(unet)
 
 
+@pytest.mark.slow
 @ORDERS
 @NETWORKS
 def test_there_and_back(name, new_order):

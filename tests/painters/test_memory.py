@@ -201,6 +201,7 @@ def test_the_count_is_what_an_edit_allocates(tiny_pipe, photo, mask, guidance_gr
     assert counted == pytest.approx(tally.peak, rel=0.15)
 
 
+@pytest.mark.slow
 def test_what_makes_a_step_need_less(tiny_pipe):
     def count(**arguments) -> int:
         common = {"batch_size": 2, "num_augmentations": 8, "guidance_gradient": "sample", "saving": MemorySaving()}
@@ -240,6 +241,7 @@ def test_plenty_is_not_counted(tiny_pipe, monkeypatch):
     assert make_room(tiny_pipe, SETTINGS, 2) is None
 
 
+@pytest.mark.slow
 def test_counting_leaves_everything_alone(tiny_pipe, photo, mask):
     before = edit(tiny_pipe, photo, mask)
     state = torch.get_rng_state()
