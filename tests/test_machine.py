@@ -1,9 +1,11 @@
 """What the machine has: accelerate decides unless told otherwise."""
 
+import mmap
 import platform
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 from accelerate import PartialState
@@ -108,6 +110,16 @@ def test_memory_of_this_machine(monkeypatch):
     assert 0 < alone < 2**50
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert machine.free_memory(torch.device("cpu")) == pytest.approx(alone / 4, rel=0.2)
-    peak = machine.peak_memory(torch.device("cpu"))
-    block = torch.ones(2**24)
-    assert machine.peak_memory(torch.device("cpu")) >= peak > block.nbytes
+
+
+def test_the_peak_is_that_of_the_process():
+    """It grows by as much as is in use beyond it, and stays when that is let go."""
+    cpu = torch.device("cpu")
+    room, more = machine.peak_memory(cpu) - psutil.Process().memory_info().rss, 2**26
+    with mmap.mmap(-1, room + more) as block:  # which goes back to the system, whatever is kept of freed memory
+        for page in range(0, len(block), mmap.PAGESIZE):
+            block[page] = 1
+        grown = psutil.Process().memory_info().rss
+        assert machine.peak_memory(cpu) == pytest.approx(grown, abs=2**23)
+    assert psutil.Process().memory_info().rss < grown - more / 2
+    assert machine.peak_memory(cpu) == pytest.approx(grown, abs=2**23)

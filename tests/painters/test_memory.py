@@ -1,10 +1,8 @@
 """What a step needs, what there is, and that the ways to need less make the same pictures."""
 
-import mmap
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from accelerate import cpu_offload
