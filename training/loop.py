@@ -67,7 +67,7 @@ class Progress:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
-class Run:
+class Training:
     """One training: the network, its average, its optimizers, and where they are kept.
 
     A checkpoint is a folder that gets its name only when it is complete, and `latest.json` is replaced in one piece,
@@ -76,7 +76,7 @@ class Run:
     Args:
         network (`torch.nn.Module`): has diffusers' or transformers' `from_pretrained`; trained in place.
         options (`argparse.Namespace`): the flags of [`add_arguments`].
-        updates (`int`): how often [`Run.learn`] is called for each batch.
+        updates (`int`): how often [`Training.learn`] is called for each batch.
     """
 
     def __init__(self, network: torch.nn.Module, options: argparse.Namespace, updates: int = 1) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from blended_diffusion.evaluation.benchmark import COMPOSITE_SIDE, COMPOSITES_PER_EDIT, CONTEXT
 from blended_diffusion.pictures.canvas import square_around
-from training.pictures import paste, read_imagefolder
+from training.pictures import paste_cutout, read_imagefolder
 from training.prepare_data import licence_link, read_table
 
 
@@ -57,7 +57,7 @@ def draw_edits(rng: np.random.Generator, photos: dict[str, Image.Image], words: 
     return edits
 
 
-def composite(rng: np.random.Generator, photo: Image.Image, edit: dict, cutout: Image.Image) -> Image.Image:
+def compose(rng: np.random.Generator, photo: Image.Image, edit: dict, cutout: Image.Image) -> Image.Image:
     """What a perfect edit might look like: the square round the mask with a drawing of the word in the mask."""
     box = tuple(edit[side] for side in ("left", "top", "right", "bottom"))
     square = square_around(box, photo.size, CONTEXT)
@@ -70,7 +70,7 @@ def composite(rng: np.random.Generator, photo: Image.Image, edit: dict, cutout: 
     pasted = np.asarray(cutout.convert("RGBa").resize((side, side), Image.Resampling.BICUBIC))
     pasted = np.concatenate([np.minimum(pasted[..., :3], pasted[..., 3:]), pasted[..., 3:]], axis=-1)
     x, y = round(rng.uniform(left, right - side)), round(rng.uniform(top, bottom - side))
-    return Image.fromarray(paste(np.asarray(background), pasted, x, y)[0])
+    return Image.fromarray(paste_cutout(np.asarray(background), pasted, x, y)[0])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     real = []
     for edit in edits:
         cutout = Image.open(options.data / "objects" / drawings[edit["word"]]).convert("RGBA")
-        real += [composite(rng, photos[edit["photo"]], edit, cutout) for _ in range(COMPOSITES_PER_EDIT)]
+        real += [compose(rng, photos[edit["photo"]], edit, cutout) for _ in range(COMPOSITES_PER_EDIT)]
     columns = 4 * COMPOSITES_PER_EDIT * 2
     make_image_grid(real, len(real) // columns, columns).save(options.output / "composites.png")
 

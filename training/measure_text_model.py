@@ -18,7 +18,7 @@ from PIL import Image
 from blended_diffusion.evaluation.judge import JUDGE_FOLDER, Judge
 
 
-def draw(
+def draw_pictures(
     pipeline: StableDiffusionPipeline, caption: str, count: int, steps: int, guidance_scale: float, first_seed: int
 ) -> list[Image.Image]:
     """`count` pictures of a caption, each from its own seed."""
@@ -45,7 +45,7 @@ def measure(
     accuracy = {}
     for number, word in enumerate([*judge.words, judge.nothing]):
         caption = "" if word == judge.nothing else word
-        images = draw(pipeline, caption, count, steps, guidance_scale, first_seed=1000 * number)
+        images = draw_pictures(pipeline, caption, count, steps, guidance_scale, first_seed=1000 * number)
         accuracy[word] = judge.verdicts(images).count(word) / count
         make_image_grid(images, 1, count).save(folder / f"{word.replace(' ', '-')}.png")
         print(f"{word}: {accuracy[word]:.0%}", flush=True)

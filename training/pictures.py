@@ -40,7 +40,7 @@ def read_imagefolder(folder: Path) -> list[dict]:
     return rows
 
 
-def paste(background: np.ndarray, cutout: np.ndarray, left: int, top: int) -> tuple[np.ndarray, np.ndarray]:
+def paste_cutout(background: np.ndarray, cutout: np.ndarray, left: int, top: int) -> tuple[np.ndarray, np.ndarray]:
     """A cut-out on a background; what lies outside is cut off.
 
     Args:
@@ -129,7 +129,7 @@ class Composites(Dataset):
         left, top = self.draw_place(pasted, rng)
         if rng.random() < SHADOW_SHARE:
             background = cast_shadow(background, pasted, left, top, rng)
-        image, mask = paste(background, pasted, left, top)
+        image, mask = paste_cutout(background, pasted, left, top)
         scale = SMALL if share < SMALL_BELOW else BIG if share > BIG_ABOVE else ORDINARY
         return example(image, mask, Fact(cutout.word, cutout.colour, scale))
 
@@ -185,7 +185,7 @@ def cast_shadow(
     black = np.zeros((*alpha.size[::-1], 4), np.uint8)
     black[..., 3] = np.asarray(alpha) * rng.uniform(0.2, 0.6)
     across, down = rng.integers(-margin, margin + 1), rng.integers(0, margin + 1)
-    return paste(background, black, left - margin + int(across), top - margin + int(down))[0]
+    return paste_cutout(background, black, left - margin + int(across), top - margin + int(down))[0]
 
 
 class CaptionedPictures(Dataset):

@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from training.captions import NOTHING
-from training.loop import Run, add_arguments, latest_checkpoint, to_signal
+from training.loop import Training, add_arguments, latest_checkpoint, to_signal
 from training.losses import reconstruction_loss
 from training.pictures import CaptionedPictures, Composites, open_data
 
@@ -56,7 +56,7 @@ def draw_crops(pictures: torch.Tensor, side: int, generator: torch.Generator) ->
     return torch.stack([picture[:, top : top + side, left : left + side] for picture, top, left in places])
 
 
-class Reconstruction(torch.nn.Module):
+class ReconstructionLoss(torch.nn.Module):
     """There and back in one pass, with the divergence of the latents' distribution; what a training step runs."""
 
     def __init__(self, autoencoder: AutoencoderKL) -> None:
@@ -123,7 +123,7 @@ def latent_scale(autoencoder: AutoencoderKL, data: Composites | CaptionedPicture
     return 1 / torch.cat(latents).std().item()
 
 
-def export(averaged: Path, folder: Path, options: argparse.Namespace) -> dict[str, dict]:
+def export_autoencoder(averaged: Path, folder: Path, options: argparse.Namespace) -> dict[str, dict]:
     """Writes the autoencoder and `psnr.json`, and returns what stands in the latter."""
     autoencoder = AutoencoderKL.from_pretrained(averaged).eval()
     if not options.decoder_only:
@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.decoder_only:
         autoencoder.encoder.requires_grad_(False)
         autoencoder.quant_conv.requires_grad_(False)
-    run = Run(Reconstruction(autoencoder), options)
+    run = Training(ReconstructionLoss(autoencoder), options)
     side = options.crop // 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
     for batch, generator in run.batches(data):
@@ -188,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
         run.log(error=error, divergence=divergence.mean(), psnr=decibels.mean())
 
     if options.export and run.accelerator.is_main_process:
-        report = export(latest_checkpoint(options.output) / "averaged", options.export, options)
+        report = export_autoencoder(latest_checkpoint(options.output) / "averaged", options.export, options)
         print(json.dumps(report, indent=2))
 
 

@@ -23,7 +23,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from pipeline_blended_diffusion import NUM_WARP_PARAMETERS, warp
 from training.captions import Fact, Vocabulary, truth
-from training.loop import Run, add_arguments, to_signal
+from training.loop import Training, add_arguments, to_signal
 from training.losses import Diffusion, contrastive_loss, linear_schedule
 from training.pictures import open_data
 
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if options.cpu:
         clip.set_attn_implementation("eager")  # half the time: the backward pass of the other is slow there
-    run = Run(clip, options, updates=options.replays)
+    run = Training(clip, options, updates=options.replays)
     tokenizer.save_pretrained(options.output / "tokenizer")
     (options.output / "words.txt").write_text("\n".join(data.vocabulary.words) + "\n", encoding="utf-8")
     diffusion = Diffusion(linear_schedule()).to(run.device)

@@ -27,8 +27,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from blended_diffusion.evaluation.judge import NOTHING, Judge
 from training.captions import EMPTY
 from training.captions import NOTHING as NOTHING_ON_IT
-from training.loop import Run, add_arguments, latest_checkpoint, to_signal
-from training.pictures import LARGEST, SMALLEST, Composites, example, paste
+from training.loop import Training, add_arguments, latest_checkpoint, to_signal
+from training.pictures import LARGEST, SMALLEST, Composites, example, paste_cutout
 
 
 SEED = 7919  # far from the other trainings' 0, so that no picture is shared
@@ -74,7 +74,7 @@ class JudgedPictures(Dataset):
         photo = artist.draw_background(rng)
         if rng.random() < FILLED_SHARE:
             outline = artist.prepare_cutout(artist.draw_cutout(rng).image, rng.uniform(SMALLEST, LARGEST), rng)
-            mask = paste(photo, outline, *artist.draw_place(outline, rng))[1][..., None] / 255
+            mask = paste_cutout(photo, outline, *artist.draw_place(outline, rng))[1][..., None] / 255
             photo = np.round(photo * (1 - mask) + artist.draw_background(rng) * mask).astype(np.uint8)
         return photo[..., rng.permutation(3)] if rng.random() < STRANGE_SHARE else photo
 
@@ -109,7 +109,7 @@ def make_disturbance(size: int) -> K.AugmentationSequential:
     )
 
 
-def soften(images: torch.Tensor) -> torch.Tensor:
+def soften_pictures(images: torch.Tensor) -> torch.Tensor:
     """Some of the pictures reduced and enlarged again."""
     size = images.shape[-1]
     levels = [images]
@@ -124,7 +124,7 @@ def disturbed(pixels: torch.Tensor, disturbance: K.AugmentationSequential, seed:
     """`uint8` pictures as the judge learns them, in [−1, 1]; the same seed disturbs them in the same way."""
     with torch.no_grad(), torch.random.fork_rng():  # kornia draws from the global generator
         torch.manual_seed(seed)
-        images = disturbance(soften(pixels.float() / 255)).clamp(0, 1)
+        images = disturbance(soften_pictures(pixels.float() / 255)).clamp(0, 1)
     return to_signal(images * 255)
 
 
@@ -134,7 +134,7 @@ def labels_of(facts: torch.Tensor, num_words: int) -> torch.Tensor:
     return torch.where(words == EMPTY, num_words, words)
 
 
-def export(averaged: Path, folder: Path, data: Dataset, options: argparse.Namespace) -> None:
+def export_judge(averaged: Path, folder: Path, data: Dataset, options: argparse.Namespace) -> None:
     """Writes a judge in half precision.
 
     Args:
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = ResNetForImageClassification.from_pretrained(options.start_from)
     else:
         model = make_model(data.words, options.size, options.widths, options.blocks)
-    run = Run(model, options)
+    run = Training(model, options)
     disturbance = make_disturbance(options.size)
     model.train()
     for batch, generator in run.batches(data):
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         run.log(loss=loss, accuracy_words=right[~plain].mean(), accuracy_plain=right[plain].mean())
 
     if options.export and run.accelerator.is_main_process:
-        export(latest_checkpoint(options.output) / "averaged", options.export, data, options)
+        export_judge(latest_checkpoint(options.output) / "averaged", options.export, data, options)
         report = json.dumps(accuracy(Judge.load(options.export), Path(options.data), options.evaluate), indent=2)
         (options.export / "accuracy.json").write_text(report + "\n", encoding="utf-8")
         print(report)

@@ -18,7 +18,7 @@ from diffusers.utils import make_image_grid
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.captions import EMPTY, Fact, Vocabulary
-from training.loop import Run, add_arguments, to_signal
+from training.loop import Training, add_arguments, to_signal
 from training.losses import Diffusion, draw_timesteps, noise_loss, scaled_linear_schedule
 from training.pictures import open_data
 
@@ -29,7 +29,7 @@ EMPTY_SHARE_OF_PLAIN = 0.7  # of the captions of plain photos; the rest say that
 SAMPLES, SAMPLE_COLUMNS, SAMPLING_STEPS, GUIDANCE = 16, 8, 20, 4.0
 
 
-def make_unet(
+def make_text_unet(
     size: int, latent_channels: int, channels: Sequence[int], layers: int, text_width: int
 ) -> UNet2DConditionModel:
     """A small UNet of Stable Diffusion's kind, with attention everywhere but at the full size.
@@ -99,7 +99,7 @@ class TextConditioned(torch.nn.Module):
         return self.unet(noisy, timesteps, self.text_encoder(tokens)[0]).sample
 
 
-def write_captions(
+def captions_of_pictures(
     vocabulary: Vocabulary, facts: torch.Tensor, empty_share: float, rng: np.random.Generator
 ) -> list[str]:
     """A true caption for every picture.
@@ -156,7 +156,7 @@ def sample_captions(vocabulary: Vocabulary) -> list[str]:
     return [*(said[number] for number in chosen), ""]
 
 
-def write_samples(run: Run, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, captions: list[str]) -> None:
+def write_samples(run: Training, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, captions: list[str]) -> None:
     """What the averaged weights draw, one picture of each caption; their order stands in `samples.txt`."""
     pipeline = make_text_pipeline(run.network, autoencoder, tokenizer)
     pipeline.set_progress_bar_config(disable=True)
@@ -202,11 +202,11 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         side = options.size // 2 ** (len(config.block_out_channels) - 1)
         network = TextConditioned(
-            make_unet(side, config.latent_channels, options.channels, options.layers, options.text_width),
+            make_text_unet(side, config.latent_channels, options.channels, options.layers, options.text_width),
             make_text_encoder(tokenizer, options.text_width, options.text_layers),
         )
     diffusion = Diffusion(scaled_linear_schedule())
-    run = Run(network, options)
+    run = Training(network, options)
     diffusion.to(run.device)
     memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
     autoencoder.to(run.device, memory_format=memory_format)
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
         with torch.no_grad():
             clean = autoencoder.encode(pictures).latent_dist.mode().float() * config.scaling_factor
         rng = np.random.default_rng((options.seed, run.progress.step))
-        texts = write_captions(data.vocabulary, batch["fact"], options.empty_captions, rng)
+        texts = captions_of_pictures(data.vocabulary, batch["fact"], options.empty_captions, rng)
         noise = torch.randn(clean.shape, generator=generator, device=run.device)
         timesteps = draw_timesteps(len(clean), options.timestep_focus, generator)
         noisy = diffusion.noised(clean, noise, timesteps).contiguous(memory_format=memory_format)

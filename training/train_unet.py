@@ -13,7 +13,7 @@ from torchvision.utils import save_image
 
 from blended_diffusion.checkpoints import Architecture, unet_config
 from blended_diffusion.checkpoints.conversion import RECORD
-from training.loop import Run, add_arguments, to_signal
+from training.loop import Training, add_arguments, to_signal
 from training.losses import Diffusion, draw_timesteps, hybrid_loss, linear_schedule
 from training.pictures import open_data
 
@@ -46,7 +46,7 @@ def make_unet(size: int, channels: Sequence[int], layers: int, attention: Sequen
 
 
 @torch.no_grad()
-def draw(unet: UNet2DModel, count: int, steps: int, seed: int = 0) -> torch.Tensor:
+def draw_from_noise(unet: UNet2DModel, count: int, steps: int, seed: int = 0) -> torch.Tensor:
     """Pictures from nothing, in [0, 1], by `steps` steps of DDPM."""
     scheduler = linear_schedule()
     scheduler.set_timesteps(steps)
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         unet = make_unet(options.size, options.channels, options.layers, options.attention)
     diffusion = Diffusion(linear_schedule())
-    run = Run(unet, options)
+    run = Training(unet, options)
     diffusion.to(run.device)
 
     for batch, generator in run.batches(data):
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         run.log(loss=loss, simple=simple.mean(), bound=bound.mean())
         if run.samples_due(options.sample_steps):
             with run.averaged():
-                grid = draw(run.network, SAMPLES, SAMPLING_STEPS)
+                grid = draw_from_noise(run.network, SAMPLES, SAMPLING_STEPS)
             save_image(grid, options.output / f"samples-{run.progress.step + 1:07d}.png", nrow=8)
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from training import prepare_data
 from training.captions import BIG, NOTHING, ORDINARY, SMALL, UNSAID, Fact, Vocabulary, truth
 from training.packages import Packages, qt_resources
-from training.pictures import CaptionedPictures, Composites, open_data, paste
+from training.pictures import CaptionedPictures, Composites, open_data, paste_cutout
 
 
 WORDS = [
@@ -150,7 +150,7 @@ def test_paste_is_exact():
     cutout = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
     cutout[:4, :, 3], cutout[4:6, :, 3] = 0, 255
     cutout[..., :3] = np.minimum(cutout[..., :3], cutout[..., 3:])  # premultiplied
-    composite, mask = paste(background, cutout, 3, 5)
+    composite, mask = paste_cutout(background, cutout, 3, 5)
     assert (mask[5:13, 3:11] == cutout[..., 3]).all() and mask.sum() == cutout[..., 3].sum()
     assert (composite[mask == 0] == background[mask == 0]).all()
     assert (composite[9:11, 3:11] == cutout[4:6, :, :3]).all()
@@ -162,7 +162,7 @@ def test_paste_is_exact():
 @pytest.mark.parametrize(("left", "top"), [(-4, -4), (12, 12), (40, 0), (-9, 3)])
 def test_paste_over_the_edge(left, top):
     background = np.zeros((16, 16, 3), np.uint8)
-    composite, mask = paste(background, np.full((8, 8, 4), 255, np.uint8), left, top)
+    composite, mask = paste_cutout(background, np.full((8, 8, 4), 255, np.uint8), left, top)
     inside = np.zeros((16, 16), bool)
     inside[max(top, 0) : max(top + 8, 0), max(left, 0) : max(left + 8, 0)] = True
     assert ((mask == 255) == inside).all() and ((composite == 255).all(axis=-1) == inside).all()

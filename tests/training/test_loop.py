@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from blended_diffusion.checkpoints import convert
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 from training import export, train_clip, train_unet
-from training.loop import Run, latest_checkpoint
+from training.loop import Training, latest_checkpoint
 from training.losses import Diffusion, linear_schedule
 from training.train_clip import as_seen, draw_regions, soften
 
@@ -92,16 +92,16 @@ def test_the_time_limit_counts_from_the_start(data, tmp_path):
 
 
 def test_a_run_that_is_asked_to_end_saves_first(data, tmp_path, monkeypatch):
-    learn = Run.learn
+    learn = Training.learn
 
-    def learn_and_be_stopped(run: Run, loss: torch.Tensor) -> None:
+    def learn_and_be_stopped(run: Training, loss: torch.Tensor) -> None:
         learn(run, loss)
         if run.progress.step == 1:  # in the middle of the second step
             signal.raise_signal(signal.SIGTERM)
 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
-        patched.setattr(Run, "learn", learn_and_be_stopped)
+        patched.setattr(Training, "learn", learn_and_be_stopped)
         train(data, tmp_path / "stopped", "--steps", "4")
     assert stopped.value.code == 128 + signal.SIGTERM
     assert latest_checkpoint(tmp_path / "stopped").name == "step-0000002"

@@ -20,7 +20,7 @@ from training import export, measure_text_model, train_autoencoder, train_judge,
 from training.captions import NOTHING, ORDINARY, UNSAID, Fact, Vocabulary
 from training.loop import latest_checkpoint
 from training.train_autoencoder import draw_crops, latent_scale, make_autoencoder, psnr
-from training.train_text_unet import check_lengths, sample_captions, write_captions
+from training.train_text_unet import captions_of_pictures, check_lengths, sample_captions
 
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator", "no_network")
@@ -189,10 +189,10 @@ def test_crops_are_parts_of_their_pictures():
 def test_captions_of_plain_photos_are_mostly_empty():
     vocabulary, rng = Vocabulary(["apple"], [], []), np.random.default_rng(0)
     apple = torch.tensor([Fact(0, UNSAID, ORDINARY)] * 500)
-    texts = write_captions(vocabulary, apple, 0.1, rng)
+    texts = captions_of_pictures(vocabulary, apple, 0.1, rng)
     assert 25 < texts.count("") < 80 and all("apple" in text for text in texts if text)
-    assert "" not in write_captions(vocabulary, apple, 0.0, rng)
-    plain = write_captions(vocabulary, torch.tensor([NOTHING] * 500), 0.0, rng)
+    assert "" not in captions_of_pictures(vocabulary, apple, 0.0, rng)
+    plain = captions_of_pictures(vocabulary, torch.tensor([NOTHING] * 500), 0.0, rng)
     assert plain.count("") > 300 and "background" in plain
 
 
