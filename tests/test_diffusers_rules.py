@@ -744,6 +744,7 @@ def said() -> dict[str, str]:
 HEADINGS = {"works": "These work", "refused": "These are refused", "not made": "These cannot be swapped in"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_scheduler_of_diffusers_works_or_is_refused_at_once(name):
     found = verdict(name)
@@ -758,6 +759,7 @@ def test_every_scheduler_of_diffusers_works_or_is_refused_at_once(name):
 WORKING = [name for name in NAMES if said().get(name) == HEADINGS["works"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORKING)
 def test_with_every_scheduler_words_guide_and_pictures_are_their_own_generators(photo, mask, name):
     pipe = make_tiny_pipe()

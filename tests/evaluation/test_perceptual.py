@@ -204,6 +204,7 @@ def real_archive():
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 def test_the_real_linear_layers_are_the_package_s_own(real_archive):
     # the archive has its own copy of them: another writer's reading of the same files
     for net, (file, _) in perceptual.BACKBONES.items():

@@ -259,6 +259,7 @@ def test_weights(tiny_pipe):
 # --- what is done about it -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_making_room(tiny_pipe, monkeypatch):
     settings = replace(SETTINGS, num_augmentations=16)
     savings = [MemorySaving(), MemorySaving(True), MemorySaving(True, 16), MemorySaving(True, 8)]
