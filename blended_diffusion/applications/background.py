@@ -77,7 +77,7 @@ def replace_background(
         )
     alpha = matte(photo, keep, edge)
     # what the model makes of the photo's own pixels bleeds by its own pixel's width: that far too it paints anew
-    bleeding = 1.5 * max(photo.size) / editor.model.size
+    bleeding = 1.5 * max(photo.size) / editor.painter.size
     inside = grow(keep, -(edge_width(photo, edge) + bleeding))
     painted = editor.edit(image, PIL.ImageChops.invert(inside), replace(settings, enforce_background=False), name)
     return replace(painted, images=[put_back(photo, one, alpha) for one in painted.images])

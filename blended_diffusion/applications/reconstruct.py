@@ -65,7 +65,7 @@ def reconstruct(
     photo = picture_of(image)
     region = picture_of(mask)
     region = PIL.Image.new("L", photo.size, 255) if region is None else region
-    canvas = Canvas.around(photo, region, editor.model.size, settings.context)
+    canvas = Canvas.around(photo, region, editor.painter.size, settings.context)
     seen = photo.copy()
     shrunk = canvas.model_image.resize((canvas.square[2] - canvas.square[0],) * 2, PIL.Image.Resampling.BICUBIC)
     alone = PIL.Image.new(photo.mode, photo.size)

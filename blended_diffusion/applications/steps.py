@@ -137,7 +137,7 @@ def check_step(editor: Editor, photo: Photo, step: Step, size_is_known: bool = T
             found[name] = look_at_mask(mask, photo.image, inverted(step), name)
     if size_is_known and not later and not step.regions and step.application is None:
         # all that is asked of an edit before its first picture
-        Edit.prepare(editor.model, photo, found.get("mask"), settings)
+        Edit.prepare(editor.painter, photo, found.get("mask"), settings)
         return
     pipe = editor.model.pipe
     count, share = settings.num_inference_steps, settings.strength

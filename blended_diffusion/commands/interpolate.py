@@ -63,7 +63,7 @@ def interpolate_command(
 
     view = (0, 0, *photo.image.size)
     if region is not None:
-        view = Canvas.around(photo.image, region.image, editor.model.size, context).view
+        view = Canvas.around(photo.image, region.image, editor.painter.size, context).view
     (folder / "frames").mkdir(exist_ok=True)
     for index, picture in enumerate(pictures):
         gallery.write_png(picture, folder / "frames" / f"{index:03d}.png", photo.icc_profile)

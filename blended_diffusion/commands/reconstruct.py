@@ -73,8 +73,8 @@ def reconstruct_command(
 
     view = (0, 0, *photo.image.size)
     if region is not None:
-        view = Canvas.around(photo.image, region.image, editor.model.size, context).view
-    labels = ["photo", f"{editor.model.size} pixels alone", *(f"strength {one.strength:g}" for one in found[1:])]
+        view = Canvas.around(photo.image, region.image, editor.painter.size, context).view
+    labels = ["photo", f"{editor.painter.size} pixels alone", *(f"strength {one.strength:g}" for one in found[1:])]
     notes = ["", *(f"{one.psnr:.1f} dB" for one in found)]
     pictures = gallery.close_ups([photo.image, *(one.image for one in found)], view)
     sheet = gallery.strip(pictures, labels, notes, "noised and denoised without words", "PSNR (higher is nearer)")

@@ -118,7 +118,7 @@ def edit_video(
     masks = [masks] * len(frames) if isinstance(masks, PIL.Image.Image) else masks
     if len(masks) != len(frames):
         raise ValueError(f"`masks` are {len(masks)} for {len(frames)} `frames`; give one, or one for each frame.")
-    model_size, size = editor.model.size, next(iter(frames)).size
+    model_size, size = editor.painter.size, next(iter(frames)).size
     squares = steady_squares([mask.getbbox() for mask in masks], size, settings.context)
     seen = [is_seen(mask, square, model_size) for mask, square in zip(masks, squares, strict=True)]
     if not any(seen):
@@ -154,7 +154,7 @@ def edit_video(
             if seed is None:
                 made = edit_frame(editor, frame, mask, square, settings, name)
             else:
-                single = Editor(editor.model, seed, num_images=1)
+                single = Editor(editor.painter, seed, num_images=1)
                 frame_settings = settings if start is None else later
                 made = edit_frame(single, frame, mask, square, frame_settings, start=start or frame)
             if last is not None:
@@ -221,7 +221,7 @@ def edit_frame(
     if start is None:
         edited = editor.edit(window, region, whole, name)
         image, seed, distance = edited.best, edited.seeds[0], edited.clip_distances[0]
-        (painted,) = Editor(editor.model).prepare(window, region, whole, name).make([seed])
+        (painted,) = Editor(editor.painter).prepare(window, region, whole, name).make([seed])
     else:
         (painted,) = editor.prepare(cut(start, square), region, whole, name).make(editor.seeds[:1])
         image = editor.prepare(window, region, whole, name).finish(painted)
