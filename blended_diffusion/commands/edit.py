@@ -88,7 +88,7 @@ def edit_command(
     from blended_diffusion.pictures import inputs
 
     photo = inputs.read_photo(init_image, "--init_image")
-    region = None if mask.needs_network else mask.read(photo)
+    region = mask.read(photo) if mask.sources and not mask.needs_network else None
     paint = mask.read_scribble(photo)
 
     from blended_diffusion import machine as machines

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from blended_diffusion.commands.flags import Context, MachineFlags, MethodFlags, OutputFlags
+from blended_diffusion.commands.flags import Context, FolderFlags, MachineFlags, MethodFlags, Resume, Seed
 from blended_diffusion.commands.groups import INPUT, MACHINE, METHOD, OUTPUT, RELEASED, flag
 from blended_diffusion.commands.masking import MaskFlags
 from blended_diffusion.commands.parsers import (
@@ -64,12 +64,14 @@ class EditMaskFlags(MaskFlags):
 
 
 @dataclass(frozen=True)
-class EditOutputFlags(OutputFlags):
+class EditOutputFlags(FolderFlags):
     """Where candidates are written, and which."""
 
-    num_images: Annotated[  # type: ignore[assignment]
+    num_images: Annotated[
         int | None, flag(OUTPUT, "--num-images", "How many candidates. [default: 4]", "N", setting("num_images"))
     ] = None
+    seed: Seed = 404
+    resume: Resume = False
     output_file: Annotated[
         str, flag(OUTPUT, "--output_file -o", "Its stem becomes part of the pictures' names.", "NAME")
     ] = "output.png"

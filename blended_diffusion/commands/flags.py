@@ -14,6 +14,10 @@ from blended_diffusion.commands.parsers import one_of, setting
 
 InitImage = Annotated[str, flag(INPUT, "--init_image -i", "The photo.", "FILE")]
 NumImages = Annotated[int, flag(OUTPUT, "--num-images", "How many candidates.", "N", setting("num_images"))]
+Seed = Annotated[int, flag(OUTPUT, "--seed", "Of the first candidate; the next ones count on.", "N", setting("seed"))]
+Resume = Annotated[
+    bool, flag(OUTPUT, "--resume", "Keep what an interrupted run has finished and make what is missing.")
+]
 VideoFormat = Annotated[str, flag(OUTPUT, "--vid-format", "Of the films.", "mp4|gif", one_of("mp4", "gif"))]
 Steps = Annotated[
     int | None,
@@ -40,21 +44,23 @@ Quiet = Annotated[bool, flag(MACHINE, "--quiet", "No progress and no summary.")]
 
 
 @dataclass(frozen=True)
-class OutputFlags:
-    """Where candidates are written, and which."""
+class FolderFlags:
+    """Where to write."""
 
     output_path: Annotated[str, flag(OUTPUT, "--output_path", "Where to write.", "FOLDER")] = "output"
-    num_images: NumImages = 4
-    seed: Annotated[
-        int, flag(OUTPUT, "--seed", "Of the first candidate; the next ones count on.", "N", setting("seed"))
-    ] = 404
-    resume: Annotated[
-        bool, flag(OUTPUT, "--resume", "Keep what an interrupted run has finished and make what is missing.")
-    ] = False
 
     @property
     def folder(self) -> Path:
         return Path(self.output_path)
+
+
+@dataclass(frozen=True)
+class OutputFlags(FolderFlags):
+    """Where candidates are written, and which."""
+
+    num_images: NumImages = 4
+    seed: Seed = 404
+    resume: Resume = False
 
 
 @dataclass(frozen=True)

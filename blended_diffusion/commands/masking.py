@@ -170,8 +170,8 @@ class MaskFlags:
         model = self.click_model if kind == "click" else self.mask_prompt_model
         return MaskSource(**given, model=model, threshold=self.mask_threshold, grow=self.grow)
 
-    def read(self, photo: "Photo", device: "torch.device | str" = "cpu") -> "Mask | PIL.Image.Image | None":
-        """The mask, as the file that it is or else as a picture; `None` if there is to be none.
+    def read(self, photo: "Photo", device: "torch.device | str" = "cpu") -> "Mask | PIL.Image.Image":
+        """The mask, as the file that it is or else as a picture. One of [`MaskFlags.sources`] has to be given.
 
         Args:
             photo ([`Photo`]): what it is a mask of.
@@ -184,8 +184,6 @@ class MaskFlags:
         from blended_diffusion.masks.source import make_mask
         from blended_diffusion.pictures import inputs
 
-        if not self.sources:
-            return None
         if self.mask is not None and self.is_file:
             return inputs.read_mask(self.mask, photo.image.size, self.invert_mask, "--mask")
         if self.needs_network:
