@@ -130,22 +130,21 @@ def write_video(frames: Iterable[PIL.Image.Image], path: Path, frames_per_second
         frames_per_second (`float`): of the film.
         sound (`Path`, *optional*): a video file whose sound to take.
     """
-    with (
-        whole_file(path) as part,
-        imageio.get_writer(
+    with whole_file(path) as part:
+        writer = imageio.get_writer(
             part,
             format="FFMPEG",
             fps=frames_per_second,
             quality=FILM_QUALITY,
             macro_block_size=2,
             audio_path=None if sound is None else str(sound),
-        ) as writer,
-    ):
-        for frame in frames:
-            if frame.mode == "RGBA":
-                frame = PIL.Image.alpha_composite(PIL.Image.new("RGBA", frame.size, "white"), frame)
-            odd = ((0, frame.height % 2), (0, frame.width % 2), (0, 0))
-            writer.append_data(np.pad(np.asarray(frame.convert("RGB")), odd, mode="edge"))
+        )
+        with writer:
+            for frame in frames:
+                if frame.mode == "RGBA":
+                    frame = PIL.Image.alpha_composite(PIL.Image.new("RGBA", frame.size, "white"), frame)
+                odd = ((0, frame.height % 2), (0, frame.width % 2), (0, 0))
+                writer.append_data(np.pad(np.asarray(frame.convert("RGB")), odd, mode="edge"))
 
 
 def _read_folder(path: Path, argument: str) -> Clip:
@@ -179,12 +178,14 @@ def _read_folder(path: Path, argument: str) -> Clip:
 
 def _read_video(path: Path, argument: str) -> Clip:
     def pictures() -> Iterator[PIL.Image.Image]:
-        with imageio.get_reader(path, format="FFMPEG") as reader:
-            for frame in reader:
+        reader = imageio.get_reader(path, format="FFMPEG")
+        with reader:
+            for frame in reader:  # type: ignore[attr-defined]  # imageio's hint names a frame, not an iterator
                 yield PIL.Image.fromarray(frame)
 
     try:
-        with imageio.get_reader(path, format="FFMPEG") as reader:
+        reader = imageio.get_reader(path, format="FFMPEG")
+        with reader:
             about = reader.get_meta_data()
         count = sum(1 for _ in pictures())
         digest = hashlib.sha256()

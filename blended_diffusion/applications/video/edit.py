@@ -4,8 +4,9 @@ What belongs here decides what each frame starts from, where the square lies tha
 Reading and writing do not belong here.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import PIL.Image
@@ -28,6 +29,14 @@ SMOOTHING = 2.0
 LEAST_COVERED = 0.5
 
 Flow = Callable[[PIL.Image.Image, PIL.Image.Image], np.ndarray]
+
+
+class Frames(Protocol):
+    """Pictures that can be counted, and walked through time and again: a list, or a clip that is read each time."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[PIL.Image.Image]: ...
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,8 @@ class PaintedFrame:
 
 def edit_video(
     editor: Editor,
-    frames: Collection[PIL.Image.Image],
-    masks: Collection[PIL.Image.Image] | PIL.Image.Image,
+    frames: Frames,
+    masks: Frames | PIL.Image.Image,
     settings: EditSettings | str,
     frame_strength: float = FRAME_STRENGTH,
     flow: Flow = dense_flow,
@@ -95,9 +104,9 @@ def edit_video(
 
     Args:
         editor ([`Editor`]): what to edit with.
-        frames (`Collection[PIL.Image.Image]`): the clip, of one size, of mode `RGB` or `RGBA`: a list, or a
+        frames ([`Frames`]): the clip, of one size, of mode `RGB` or `RGBA`: a list, or a
             [`~blended_diffusion.applications.video.clips.Clip`], which is read frame by frame.
-        masks (`Collection[PIL.Image.Image]` or `PIL.Image.Image`): one for each frame, or one for all: of mode `L` and
+        masks ([`Frames`] or `PIL.Image.Image`): one for each frame, or one for all: of mode `L` and
             the frames' size, 255 = edit, 0 = keep. A frame whose mask is black, or too thin for the model,
             comes back unchanged.
         settings ([`EditSettings`] or `str`): what is wanted of the first frame, or just its prompt.
@@ -143,7 +152,7 @@ def edit_video(
             yield made or EditedFrame(frame, None, None, None, None, None)
             continue
         start, motion = None, None
-        if last is not None:
+        if last is not None and key is not None:
             motion = flow(frame, last.frame)
             key = replace(key, flow=follow(motion, key.flow))
             start = carry_over(frame, mask, key)
@@ -157,7 +166,7 @@ def edit_video(
                 single = Editor(editor.painter, seed, num_images=1)
                 frame_settings = settings if start is None else later
                 made = edit_frame(single, frame, mask, square, frame_settings, start=start or frame)
-            if last is not None:
+            if last is not None and motion is not None:
                 made = replace(made, flicker=flicker(made.image, last.made.image, mask, motion))
         seed = made.seed
         last = PaintedFrame(frame, mask, square, made, np.zeros((*size[::-1], 2), np.float32))
@@ -180,14 +189,14 @@ def carry_over(frame: PIL.Image.Image, mask: PIL.Image.Image, key: PaintedFrame)
         `PIL.Image.Image` of mode `RGB`; `None` if less than half of the mask was edited in the earlier frame.
     """
     edited, known = move_along(np.asarray(key.mask), key.flow)
-    inside = np.asarray(mask) == 255
-    if (known & (edited >= 128))[inside].mean() < LEAST_COVERED:
+    inside, painted = np.asarray(mask) == 255, key.made.painted
+    if painted is None or (known & (edited >= 128))[inside].mean() < LEAST_COVERED:
         return None
     left, top, right, bottom = key.square
-    small = key.mask.crop(key.square).resize(key.made.painted.size, PIL.Image.Resampling.BOX)
+    small = key.mask.crop(key.square).resize(painted.size, PIL.Image.Resampling.BOX)
     coverage = np.asarray(small)
     nearest = distance_transform_edt(coverage < coverage.max(), return_distances=False, return_indices=True)
-    spread = PIL.Image.fromarray(np.asarray(key.made.painted)[tuple(nearest)])
+    spread = PIL.Image.fromarray(np.asarray(painted)[tuple(nearest)])
     whole = key.frame.convert("RGB")
     whole.paste(spread.resize((right - left, bottom - top), PIL.Image.Resampling.BICUBIC), (left, top))
     moved, _ = move_along(np.asarray(whole), key.flow)
@@ -257,16 +266,16 @@ def steady_squares(boxes: Sequence[Box | None], size: tuple[int, int], context: 
     Raises:
         ValueError: all masks are black.
     """
-    found = [index for index, box in enumerate(boxes) if box is not None]
+    found = {index: box for index, box in enumerate(boxes) if box is not None}
     if not found:
         raise ValueError("`masks` are black in every frame; paint white what is to be edited.")
-    longest = max(max(right - left, bottom - top) for left, top, right, bottom in filter(None, boxes))
+    longest = max(max(right - left, bottom - top) for left, top, right, bottom in found.values())
     left, _, right, _ = square_around((0, 0, longest, longest), size, context)
     side = right - left
     starts = []
     for axis in (0, 1):
-        edges = [(boxes[index][axis], boxes[index][axis + 2]) for index in found]
-        middles = np.interp(range(len(boxes)), found, [(low + high) / 2 for low, high in edges])
+        edges = [(box[axis], box[axis + 2]) for box in found.values()]
+        middles = np.interp(range(len(boxes)), list(found), [(low + high) / 2 for low, high in edges])
         start = np.rint(gaussian_filter1d(middles, SMOOTHING, mode="nearest") - side / 2).astype(int)
         for index, (low, high) in zip(found, edges, strict=True):
             start[index] = np.clip(start[index], high - side, low)
@@ -277,4 +286,4 @@ def steady_squares(boxes: Sequence[Box | None], size: tuple[int, int], context: 
 def is_seen(mask: PIL.Image.Image, square: Box, model_size: int) -> bool:
     """Whether anything of a mask is left in the square at the model's size."""
     small = mask.crop(square).resize((model_size, model_size), PIL.Image.Resampling.BOX)
-    return small.getextrema()[1] >= 128
+    return small.point([0] * 128 + [255] * 128).getbbox() is not None

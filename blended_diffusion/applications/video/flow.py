@@ -35,8 +35,9 @@ def dense_flow(frame: PIL.Image.Image, previous: PIL.Image.Image) -> np.ndarray:
             f"The frames are {frame.width}×{frame.height} pixels; movement can be followed from"
             f" {SMALLEST}×{SMALLEST} on."
         )
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return method.calc(np.asarray(frame.convert("L")), np.asarray(previous.convert("L")), None)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    now, before = np.asarray(frame.convert("L")), np.asarray(previous.convert("L"))
+    return method.calc(now, before, None)  # type: ignore[call-overload]  # without a flow to begin with it makes one
 
 
 def move_along(picture: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 What belongs here decides when a frame counts as finished and what is written. How frames are made does not.
 """
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import PIL.Image
 from diffusers.utils import make_image_grid
 
 from blended_diffusion.applications.video.clips import Clip, write_video
-from blended_diffusion.applications.video.edit import EditedFrame
+from blended_diffusion.applications.video.edit import EditedFrame, Frames
 from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.records import Origin, to_json
 from blended_diffusion.editing.results import read_if_there, refusal
@@ -151,7 +150,7 @@ class VideoResults:
         self.write_record()
         gallery.write_png(made.image, self.path_of(index), icc_profile)
 
-    def write_sheets(self, clip: Clip, masks: Collection[PIL.Image.Image]) -> None:
+    def write_sheets(self, clip: Clip, masks: Frames) -> None:
         """Writes the film and the strip of a clip of which all frames are finished."""
         paths = [self.path_of(index) for index in range(len(clip))]
         speed, sound = self.record.frames_per_second, clip.path if clip.sound else None
