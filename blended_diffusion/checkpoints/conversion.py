@@ -37,7 +37,7 @@ def convert(
     half: bool = False,
     overwrite: bool = False,
     max_shard_size: int | str = "10GB",
-    pipeline_defaults: Mapping[str, float] | None = None,
+    pipeline_defaults: Mapping[str, Any] | None = None,
     **flags: Any,
 ) -> Path:
     """
@@ -60,7 +60,7 @@ def convert(
             Whether a pipeline folder at `output` is replaced, once the new one is complete.
         max_shard_size (`int` or `str`, defaults to `"10GB"`):
             Largest size of one file of the UNet's weights, as in diffusers.
-        pipeline_defaults (`Mapping[str, float]`, *optional*):
+        pipeline_defaults (`Mapping[str, Any]`, *optional*):
             The pipeline's `default_…` arguments; those left out are the released editor's.
         flags:
             Fields of [`Architecture`] under guided-diffusion's names, for checkpoints without a preset.
@@ -202,7 +202,7 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], architecture: Architectu
 
 
 def _write_pipeline(
-    folder: Path, architecture: Architecture, clip: str | Path, half: bool, defaults: Mapping[str, float]
+    folder: Path, architecture: Architecture, clip: str | Path, half: bool, defaults: Mapping[str, Any]
 ) -> UNet2DModel:
     """Writes all of the folder but the UNet's weights; returns the UNet, on the meta device."""
     from pipeline_blended_diffusion import BlendedDiffusionPipeline

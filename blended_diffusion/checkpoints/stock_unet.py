@@ -356,14 +356,17 @@ class _Walk:
     def embeddings(self) -> list[KeyEntry | FoldedSinusoid]:
         arch = self.architecture
         inner, sinusoid = arch.time_embed_dim, arch.num_channels
-        first, second = self.layer("time_embed.0", "time_embedding.linear_1", inner, sinusoid, wide=(False, False))
+        unfolded, second = self.layer("time_embed.0", "time_embedding.linear_1", inner, sinusoid, wide=(False, False))
         ratio, rest = divmod(self.times * arch.widths[0], sinusoid)
+        first: KeyEntry | FoldedSinusoid
         if rest:
-            first = FoldedSinusoid(first.name, first.shape, arch.diffusion_steps, self.times * arch.widths[0])
+            first = FoldedSinusoid(unfolded.name, unfolded.shape, arch.diffusion_steps, self.times * arch.widths[0])
         else:
             # a sinusoid `ratio` times as wide has the narrower one's frequencies at every `ratio`-th place
             first = KeyEntry(
-                first.name, first.shape, {key: Part(None, self.first_of(sinusoid, ratio)) for key in first.parts}
+                unfolded.name,
+                unfolded.shape,
+                {key: Part(None, self.first_of(sinusoid, ratio)) for key in unfolded.parts},
             )
         entries: list[KeyEntry | FoldedSinusoid] = [first, second]
         entries += self.layer("time_embed.2", "time_embedding.linear_2", inner, inner, wide=(False, False))

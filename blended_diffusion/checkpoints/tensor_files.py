@@ -89,7 +89,7 @@ def write_safetensors(path: Path, layout: Mapping[str, torch.Tensor], tensor: Ca
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for name in layout:
-            file.write(memoryview(tensor(name).contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor(name).contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_sharded(

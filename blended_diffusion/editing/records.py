@@ -105,8 +105,8 @@ def in_batches(seeds: list[int], size: int) -> list[list[int]]:
     return [seeds[start : start + size] for start in range(0, len(seeds), size)]
 
 
-def to_json(record: Record | Run, indent: int | None = None) -> str:
-    """ASCII JSON; reading it back gives an equal object."""
+def to_json(record: object, indent: int | None = None) -> str:
+    """ASCII JSON of a dataclass, such as a [`Record`]; reading it back gives an equal object."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(type(record)).dump_json(record, indent=indent, ensure_ascii=True).decode()

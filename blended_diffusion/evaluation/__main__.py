@@ -59,17 +59,19 @@ def evaluate(
     loaded.pipe.to(found_device)
     loaded.pipe.set_progress_bar_config(disable=True)
     judge = Judge.load(device=found_device)
-    networks = [load_lpips("alex", packages, spatial=spatial).to(found_device) for spatial in (False, True)]
+    lpips, spatial_lpips = (
+        load_lpips("alex", packages, spatial=spatial).to(found_device) for spatial in (False, True)
+    )
     if "local-clip-guided" in names:
         loaded.pipe.lpips = load_lpips("vgg", packages)
     if missing := sorted({task.word for task in chosen} - set(judge.words)):
         raise ValueError(f"the judge does not know {', '.join(missing)}.")
-    bench = Bench(output, loaded, judge, *networks, num_images, batch_size, seed)
+    bench = Bench(output, loaded, judge, lpips, spatial_lpips, num_images, batch_size, seed)
 
     outcomes = {
         name: [bench.outcome(name, METHODS[name], task) for task in tqdm(chosen, name, unit="edit")] for name in names
     }
-    features = AlexNetFeatures(networks[0])
+    features = AlexNetFeatures(lpips)
     composites = real_composites()
     real = [reduced(composite, SQUARE_SIDE) for composite in composites]
     summaries = {}

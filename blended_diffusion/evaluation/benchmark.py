@@ -77,7 +77,7 @@ def load_benchmark(folder: Path = BENCHMARK_FOLDER) -> list[BenchmarkEdit]:
             photo_path=folder / "photos" / f"{row['photo']}.webp",
             size=row["size"],
             shape=row["shape"],
-            box=tuple(int(row[side]) for side in ("left", "top", "right", "bottom")),
+            box=(int(row["left"]), int(row["top"]), int(row["right"]), int(row["bottom"])),
             word=row["word"],
         )
         for number, row in enumerate(rows)
@@ -86,8 +86,8 @@ def load_benchmark(folder: Path = BENCHMARK_FOLDER) -> list[BenchmarkEdit]:
 
 def real_composites(folder: Path = BENCHMARK_FOLDER) -> list[PIL.Image.Image]:
     """What perfect edits look like: for each task two squares with a drawing of its word pasted into its mask."""
-    with PIL.Image.open(folder / "composites.png") as sheet:
-        sheet = sheet.convert("RGB")
+    with PIL.Image.open(folder / "composites.png") as file:
+        sheet = file.convert("RGB")
     side = COMPOSITE_SIDE
     corners = [(left, top) for top in range(0, sheet.height, side) for left in range(0, sheet.width, side)]
     return [sheet.crop((left, top, left + side, top + side)) for left, top in corners]

