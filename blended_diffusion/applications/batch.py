@@ -98,6 +98,8 @@ def run_job(editor: FolderEditor, job: Job) -> JobOutcome:
     Raises:
         ValueError, ArithmeticError, MemoryError, OSError: it cannot be done.
     """
+    if job.image is None:
+        raise ValueError(job.complaint)
     photo = read_photo(job.image, "image")
     inputs = fingerprints(job)
     job_editor = within(editor, job.name, None if job.several else job.steps[0])
@@ -107,18 +109,18 @@ def run_job(editor: FolderEditor, job: Job) -> JobOutcome:
         picture = job_editor.folder / step_folder(len(job.steps)) / RESULT
     else:
         done = run_step(job_editor, photo, job.steps[0])
-        picture = (
-            ranked_picture(job_editor, done) if isinstance(done, Edited) and job.steps[0].application is None else None
-        )
-        if picture is None:
+        is_edit = job.steps[0].application is None
+        ranked = ranked_picture(job_editor, done) if is_edit and isinstance(done, Edited) else None
+        if ranked is None:
             keep_result(job_editor, done, photo)
-            picture = job_editor.folder / RESULT
+        picture = ranked or job_editor.folder / RESULT
         if isinstance(done, Edited):
             distance, seed = done.clip_distances[0], done.seeds[0]
-    best = {"picture": str(picture.relative_to(editor.folder)), "clip_distance": distance, "seed": seed}
+    shown = str(picture.relative_to(editor.folder))
+    best = {"picture": shown, "clip_distance": distance, "seed": seed}
     note = {"wish": request_of(editor, job), "inputs": inputs, "best": best}
     gallery.write_text(json.dumps(note, indent=2) + "\n", job_editor.folder / NOTE)
-    return JobOutcome(job.name, job.where, str(job.image), "made", **best)
+    return JobOutcome(job.name, job.where, str(job.image), "made", shown, distance, seed)
 
 
 def finished(editor: FolderEditor, job: Job) -> JobOutcome | None:
@@ -144,7 +146,8 @@ def request_of(editor: FolderEditor, job: Job) -> dict[str, Any]:
 
 
 def files_of(job: Job) -> list[Path]:
-    return [job.image, *(path for step in job.steps for path in step.files)]
+    images = [] if job.image is None else [job.image]
+    return images + [path for step in job.steps for path in step.files]
 
 
 def fingerprints(job: Job) -> dict[str, dict[str, Any]]:
@@ -183,7 +186,8 @@ def write_summary(outcomes: Sequence[JobOutcome], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     gallery.write_text(table.getvalue(), folder / "summary.csv")
     gallery.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", folder / "summary.json")
-    pictures, labels = [], []
+    pictures: list[PIL.Image.Image] = []
+    labels = []
     for outcome in outcomes:
         if outcome.picture and len(pictures) < JOBS_SHOWN:
             with PIL.Image.open(folder / outcome.picture) as picture:

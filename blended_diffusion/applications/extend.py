@@ -18,6 +18,7 @@ from blended_diffusion.applications.remove import misfit
 from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import Box
+from blended_diffusion.pictures.canvas import box_of
 from blended_diffusion.pictures.inputs import Photo, picture_of, profile_of
 
 
@@ -85,7 +86,7 @@ def plan(size: tuple[int, int], left: int, right: int, top: int, bottom: int, wi
                 corner[axis] = box[edge] if outwards < 0 else box[edge] - window
                 corner[1 - axis] = begin
                 x, y = corner
-                yield GrowingWindow(side, tuple(box), (x, y, x + window, y + window))
+                yield GrowingWindow(side, (box[0], box[1], box[2], box[3]), (x, y, x + window, y + window))
 
 
 def extend(
@@ -129,10 +130,10 @@ def extend(
         ValueError: no side grows, an amount is negative, the window does not fit into the picture, or `prompt_area` is
             something else.
     """
-    profile, image = profile_of(image), picture_of(image)
+    profile, photo = profile_of(image), picture_of(image)
     prompts = dict(zip(SIDES, (prompt_left, prompt_right, prompt_top, prompt_bottom), strict=True))
     check_growth(left, right, top, bottom)
-    window = find_window(image.size, window)
+    window = find_window(photo.size, window)
     if prompt_area not in PROMPT_AREAS:
         raise ValueError(f"prompt_area {prompt_area!r} is unknown; give one of {PROMPT_AREAS}.")
     settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
@@ -141,15 +142,15 @@ def extend(
         start = editor.keep_photo(image, name, profile)
         return editor.edit(start, mask, settings, name)
 
-    pixels = np.zeros((top + image.height + bottom, left + image.width + right, len(image.getbands())), np.uint8)
+    pixels = np.zeros((top + photo.height + bottom, left + photo.width + right, len(photo.getbands())), np.uint8)
     original = np.zeros(pixels.shape[:2], bool)
-    inner = (slice(top, top + image.height), slice(left, left + image.width))
-    pixels[inner], original[inner] = np.asarray(image), True
+    inner = (slice(top, top + photo.height), slice(left, left + photo.width))
+    pixels[inner], original[inner] = np.asarray(photo), True
     painted = original.copy()
     # what was painted before is painted again near what is new: there the seam is hidden, not over the mirror image
     overlap = 2 * round(OVERLAP * window) + 1
-    known = (left, top, left + image.width, top + image.height)
-    for number, step in enumerate(plan(image.size, left, right, top, bottom, window), start=1):
+    known = (left, top, left + photo.width, top + photo.height)
+    for number, step in enumerate(plan(photo.size, left, right, top, bottom, window), start=1):
         if step.grown != known:
             mirror(pixels, known, step.grown)
             known, inner_box = step.grown, known
@@ -157,7 +158,8 @@ def extend(
         part = (slice(y, bottom_edge), slice(x, right_edge))
         new = ~painted[part]
         region = PIL.Image.fromarray((maximum_filter(new, overlap) & ~original[part]).astype(np.uint8) * 255)
-        prompt = settings.prompt if prompts[step.side] is None else prompts[step.side]
+        own_prompt = prompts[step.side]
+        prompt = settings.prompt if own_prompt is None else own_prompt
         for_window = replace(settings, prompt=prompt)
         name = f"{number:02d}_{step.side}"
         before = PIL.Image.fromarray(pixels[part])
@@ -169,7 +171,7 @@ def extend(
             grounds = edit(before, region, plain, f"{name}_ground" if prompt else name).images
             # all of this depth that is in the window is judged, also what the window before has painted
             strip = PIL.Image.new("L", before.size, 255)
-            strip.paste(0, tuple(edge - origin for edge, origin in zip(inner_box, (x, y, x, y), strict=True)))
+            strip.paste(0, (inner_box[0] - x, inner_box[1] - y, inner_box[2] - x, inner_box[3] - y))
             result = min(grounds, key=lambda ground: misfit(ground, strip))
             if prompt:
                 result = edit(result, oval_in(new), for_window, name).best
@@ -181,7 +183,7 @@ def extend(
 def oval_in(new: np.ndarray) -> PIL.Image.Image:
     """A mask of mode `L` with a white ellipse in the middle of the rectangle round what is true in `new` `(H, W)`."""
     mask = PIL.Image.fromarray(new.astype(np.uint8) * 255)
-    left, top, right, bottom = mask.getbbox()
+    left, top, right, bottom = box_of(mask)
     shorter = OVAL_SHARE * min(right - left, bottom - top)
     width, height = (min(OVAL_SHARE * extent, OVAL_ASPECT * shorter) for extent in (right - left, bottom - top))
     x, y = (left + right) / 2, (top + bottom) / 2

@@ -37,7 +37,7 @@ CHECKED_LATER = ("detail", "feather")
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _existing(value: Any, info: ValidationInfo) -> Any:
+def _existing(value: Any, info: ValidationInfo[Path]) -> Any:
     """A picture, or the path of a file that is there."""
     if isinstance(value, PIL.Image.Image):
         return value
@@ -73,7 +73,7 @@ def mask_keys() -> type[BaseModel]:
     return create_model("MaskKeys", __config__=STRICT, **keys)
 
 
-def _mask(value: Any, info: ValidationInfo) -> Any:
+def _mask(value: Any, info: ValidationInfo[Path]) -> Any:
     """A picture, the path of a file that is there, or a [`MaskSource`]."""
     if isinstance(value, str) and value.startswith("{"):
         value = yaml.safe_load(value)  # in a table
@@ -143,9 +143,9 @@ def edit_keys() -> type[BaseModel]:
 @cache
 def regions_keys() -> type[BaseModel]:
     """The keys of a step that edits several regions in one pass."""
-    regions = (Annotated[list[RegionKeys], Field(min_length=1)], ...)
-    settings = setting_keys(without=("prompt", "prompt_to", "prompt_blend", "invert_mask"))
-    return create_model("Regions", __config__=STRICT, regions=regions, **settings, **candidate_keys())
+    keys: dict[str, Any] = {"regions": (Annotated[list[RegionKeys], Field(min_length=1)], ...)}
+    keys |= setting_keys(without=("prompt", "prompt_to", "prompt_blend", "invert_mask"))
+    return create_model("Regions", __config__=STRICT, **keys, **candidate_keys())
 
 
 def application_keys(name: str) -> type[BaseModel]:

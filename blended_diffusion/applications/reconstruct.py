@@ -63,8 +63,7 @@ def reconstruct(
     """
     settings = replace(EditSettings(prompt="") if settings is None else settings, prompt="")
     photo = picture_of(image)
-    region = picture_of(mask)
-    region = PIL.Image.new("L", photo.size, 255) if region is None else region
+    region = PIL.Image.new("L", photo.size, 255) if mask is None else picture_of(mask)
     canvas = Canvas.around(photo, region, editor.painter.size, settings.context)
     seen = photo.copy()
     shrunk = canvas.model_image.resize((canvas.square[2] - canvas.square[0],) * 2, PIL.Image.Resampling.BICUBIC)
@@ -91,5 +90,5 @@ def region_psnr(image: PIL.Image.Image, target: PIL.Image.Image, region: PIL.Ima
         region (`PIL.Image.Image`): of mode `L` and that size.
     """
     inside = np.asarray(region) > 0
-    pair = (torch.from_numpy(np.asarray(each.convert("RGB"))[inside]) for each in (image, target))
-    return psnr(*pair, 255.0).item()
+    one, other = (torch.from_numpy(np.asarray(each.convert("RGB"))[inside]) for each in (image, target))
+    return psnr(one, other, 255.0).item()

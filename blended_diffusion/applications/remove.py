@@ -16,6 +16,7 @@ from scipy.spatial.distance import cdist
 from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import Box
+from blended_diffusion.pictures.canvas import box_of
 from blended_diffusion.pictures.inputs import Mask, Photo, picture_of, profile_of
 
 
@@ -68,7 +69,11 @@ def remove(
     edited = editor.edit(start, mask, settings, name)
     misfits = [misfit(one, region) for one in edited.images]
     order = sorted(range(len(misfits)), key=lambda index: misfits[index])
-    return Edited(*([each[index] for index in order] for each in (edited.images, edited.clip_distances, edited.seeds)))
+    return Edited(
+        [edited.images[index] for index in order],
+        [edited.clip_distances[index] for index in order],
+        [edited.seeds[index] for index in order],
+    )
 
 
 def smooth_fill(image: PIL.Image.Image, mask: PIL.Image.Image) -> PIL.Image.Image:
@@ -91,9 +96,9 @@ def smooth_fill(image: PIL.Image.Image, mask: PIL.Image.Image) -> PIL.Image.Imag
             f"mask is {mask.width}×{mask.height} pixels (width×height) and the picture is"
             f" {image.width}×{image.height}; they must be the same size."
         )
-    if mask.getbbox() is None:
+    if (masked := mask.getbbox()) is None:
         raise ValueError("mask is black all over; paint white what is to be removed.")
-    left, top, right, bottom = box = around(mask.getbbox(), image.size)
+    left, top, right, bottom = box = around(masked, image.size)
     scale = max(1.0, max(right - left, bottom - top) / FILL_GRID)
     size = (round((right - left) / scale), round((bottom - top) / scale))
     hole = np.asarray(mask.crop(box).resize(size, PIL.Image.Resampling.BOX)) > 0
@@ -147,7 +152,7 @@ def misfit(image: PIL.Image.Image, mask: PIL.Image.Image) -> float:
     Raises:
         ValueError: there are no surroundings as large as a patch.
     """
-    left, top, right, bottom = box = around(mask.getbbox(), image.size)
+    left, top, right, bottom = box = around(box_of(mask), image.size)
     scale = max(1.0, max(right - left, bottom - top) / VIEW_SIDE)
     size = (max(PATCH_SIDE, round((right - left) / scale)), max(PATCH_SIDE, round((bottom - top) / scale)))
     seen = np.asarray(image.convert("RGB").crop(box).resize(size, PIL.Image.Resampling.BOX), np.float32)

@@ -11,6 +11,7 @@ import PIL.Image
 from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.masks import from_difference, grow
 from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.canvas import box_of
 from blended_diffusion.pictures.inputs import Photo, picture_of, profile_of
 
 
@@ -70,7 +71,7 @@ def start_from(
     The picture is the photo with the paint alone put on it, so that it is the photo's own, bit for bit, wherever a
     file of the painted one has lost something.
     """
-    photo, paint = (picture_of(each) for each in (image, painted))
+    photo, paint = picture_of(image), picture_of(painted)
     if paint.size != photo.size:
         raise ValueError(
             f"{argument} is {paint.width}×{paint.height} pixels (width×height) and the photo is"
@@ -84,7 +85,7 @@ def start_from(
         region = from_difference(plain, paint, margin=0)
     except ValueError:
         raise ValueError(f"{argument} shows what the photo shows; paint something on it.") from None
-    left, top, right, bottom = region.getbbox()
+    left, top, right, bottom = box_of(region)
     mask = grow(region, max(1.0, margin * max(right - left, bottom - top)))
     start = photo.copy()
     colours = PIL.Image.composite(paint, plain, region)

@@ -9,7 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeGuard, TypeVar, get_args, get_type_hints
 
 import PIL.Image
 import PIL.ImageOps
@@ -32,6 +32,8 @@ from blended_diffusion.pictures.whole_files import whole_file
 OVERVIEW_SIDE, COLUMNS = 320, 5
 
 RESULT = "result.png"
+
+AnyEditor = TypeVar("AnyEditor", bound=Editor)
 
 
 def run_steps(
@@ -59,7 +61,7 @@ def run_steps(
     Raises:
         ValueError: something is wrong with a step, or its folder holds another edit; the sentence names its number.
     """
-    if not all(isinstance(step, Step) for step in steps):
+    if not are_checked(steps):
         steps = parse_steps(steps)
     photo = image if isinstance(image, Photo) else keep_picture(editor, image, "photo.png")
     check_steps(editor, photo, steps)
@@ -82,6 +84,11 @@ def run_steps(
     return pictures[1:]
 
 
+def are_checked(steps: Sequence[Step | Mapping[str, Any]]) -> TypeGuard[Sequence[Step]]:
+    """Whether all of these are steps already, not just mappings that describe some."""
+    return all(isinstance(step, Step) for step in steps)
+
+
 def run_step(editor: Editor, photo: Photo, step: Step) -> Edited | PIL.Image.Image:
     """Takes one step in the editor's own folder.
 
@@ -99,8 +106,8 @@ def run_step(editor: Editor, photo: Photo, step: Step) -> Edited | PIL.Image.Ima
         return editor.edit(photo, mask, EditSettings(**step.settings))
     function = application_of(step.application)
     arguments = dict(step.arguments)
-    for name, mask in masks_of(step).items():
-        arguments[name] = find_mask(editor, mask, photo, f"{name}.png", name, inverted(step))
+    for name, source in masks_of(step).items():
+        arguments[name] = find_mask(editor, source, photo, f"{name}.png", name, inverted(step))
     for name, value in arguments.items():
         if isinstance(value, Path):
             arguments[name] = read_photo(value, name)
@@ -174,7 +181,7 @@ def step_folder(number: int) -> str:
     return f"step_{number:02d}"
 
 
-def within(editor: Editor, name: str, step: Step | None = None) -> Editor:
+def within(editor: AnyEditor, name: str, step: Step | None = None) -> AnyEditor:
     """The same editor in a subfolder of its own, with what a step says about its pictures."""
     inner = copy.copy(editor)
     if isinstance(inner, FolderEditor):

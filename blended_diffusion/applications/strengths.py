@@ -12,7 +12,7 @@ from diffusers.utils import make_image_grid
 from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import gallery
-from blended_diffusion.pictures.canvas import Canvas, square_around
+from blended_diffusion.pictures.canvas import Canvas, box_of, square_around
 from blended_diffusion.pictures.inputs import Mask, Photo, picture_of
 
 
@@ -59,15 +59,15 @@ def strip_of_strengths(
     Returns:
         `PIL.Image.Image` of mode `RGB`.
     """
-    image = picture_of(image)
-    mask = picture_of(mask)
-    view = (0, 0, *image.size)
+    photo = picture_of(image)
+    view = (0, 0, *photo.size)
     if mask is not None:
-        view = Canvas(image, mask, square_around(mask.getbbox(), image.size, context), 1).visible
+        region = picture_of(mask)
+        view = Canvas(photo, region, square_around(box_of(region), photo.size, context), 1).visible
     width, height = view[2] - view[0], view[3] - view[1]
     scale = 256 / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    shown = {"start": image} | {f"{strength:g}": edit.best for strength, edit in edits.items()}
+    shown = {"start": photo} | {f"{strength:g}": edit.best for strength, edit in edits.items()}
     tiles = [
         gallery.tile(picture.convert("RGB").crop(view).resize(size, PIL.Image.Resampling.LANCZOS), size, label)
         for label, picture in shown.items()

@@ -30,18 +30,18 @@ def write_finished(
     """
     from blended_diffusion.painters.settings import EditSettings
     from blended_diffusion.pictures import gallery, inputs
-    from blended_diffusion.pictures.canvas import Canvas, square_around
+    from blended_diffusion.pictures.canvas import Canvas, box_of, square_around
 
-    mask = inputs.picture_of(mask)
+    region = inputs.picture_of(mask)
     results = folder / "results"
     results.mkdir(exist_ok=True)
     paths = []
     for rank, (image, seed) in enumerate(zip(edited.images, edited.seeds, strict=True), start=1):
         paths.append(results / f"{rank}_seed_{seed}.png")
         gallery.write_png(image, paths[-1], photo.icc_profile)
-    square = square_around(mask.getbbox(), photo.image.size, EditSettings.context)
-    view = Canvas(photo.image, mask, square, 1).view
-    strip = gallery.before_after(photo.image, mask, view, paths[0], title)
+    square = square_around(box_of(region), photo.image.size, EditSettings.context)
+    view = Canvas(photo.image, region, square, 1).view
+    strip = gallery.before_after(photo.image, region, view, paths[0], title)
     gallery.write_png(strip, folder / "before_after.png", photo.icc_profile)
     if not quiet:
         typer.echo(f"the finished pictures, best first: {results}; to look at: {folder / 'before_after.png'}")

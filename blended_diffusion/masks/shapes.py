@@ -116,7 +116,7 @@ def from_difference(
     largest = np.zeros(photo.size[::-1], np.float32)
     smoothed = np.zeros_like(largest)
     for before, after in zip(photo.convert(mode).split(), other.convert(mode).split(), strict=True):
-        change = np.subtract(after, before, dtype=np.float32)
+        change = np.subtract(np.asarray(after), np.asarray(before), dtype=np.float32)
         np.maximum(largest, np.abs(change), out=largest)
         np.maximum(smoothed, np.abs(ndimage.gaussian_filter(change, NOISE_GRAIN)), out=smoothed)
     near = grow(mask_where(smoothed > tolerance), 3 * NOISE_GRAIN)

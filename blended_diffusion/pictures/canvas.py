@@ -54,9 +54,9 @@ class Canvas:
         """The canvas whose square holds the mask with a margin of `context` times its longer side all round.
 
         Raises:
-            ValueError: the mask is so thin that nothing of it is left at the model's size.
+            ValueError: the mask is black all over, or so thin that nothing of it is left at the model's size.
         """
-        canvas = cls(photo, mask, square_around(mask.getbbox(), photo.size, context), size)
+        canvas = cls(photo, mask, square_around(box_of(mask), photo.size, context), size)
         if canvas.model_mask.getbbox() is None:
             raise ValueError(
                 f"The mask is too thin: nothing of it is left at the model's size of {size}×{size} pixels; paint with"
@@ -148,7 +148,7 @@ class Canvas:
             return picture.resize((right - left, bottom - top), PIL.Image.Resampling.BICUBIC, box=part)
 
         weights = self.weights if keep_background else None
-        if keep_background and scale < 1:
+        if weights is not None and scale < 1:
             edited, share = settle(self.model_image, edited, self.model_mask)
             weights = PIL.ImageChops.multiply(weights, enlarged(share))
         patch = enlarged(edited)
@@ -177,6 +177,18 @@ class Canvas:
             size=self.size,
             rise=None if self.rise is None else self.rise * scale,
         )
+
+
+def box_of(mask: PIL.Image.Image) -> Box:
+    """The box of all in a mask that is not 0.
+
+    Raises:
+        ValueError: it is 0 all over.
+    """
+    box = mask.getbbox()
+    if box is None:
+        raise ValueError("The mask is black all over; paint white what is to be edited.")
+    return box
 
 
 def square_around(box: Box, photo_size: tuple[int, int], context: float) -> Box:

@@ -226,7 +226,7 @@ def extended(photo: PIL.Image.Image, picture: PIL.Image.Image, left: int, top: i
     after = _fit(_flat(picture), 960 if wide else 480, 480 if wide else 960)
     scale = after.width / picture.width
     before = PIL.Image.new("RGB", after.size, "#e4e2dd")
-    small = tuple(max(1, round(extent * scale)) for extent in photo.size)
+    small = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     corner = (round(left * scale), round(top * scale))
     before.paste(_flat(photo).resize(small, PIL.Image.Resampling.LANCZOS), corner)
     tiles = [tile(before, before.size, "before"), tile(after, after.size, "after")]
@@ -263,7 +263,7 @@ def _fit(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
 def _with_outline(image: PIL.Image.Image, mask: PIL.Image.Image, tint: bool = False) -> PIL.Image.Image:
     """`image` with the edge of `mask` drawn on it: a bright line on a dark one, to be seen on any ground."""
     # drawn at twice the size, the mask's pixels rounded off, for smooth lines
-    large = tuple(2 * extent for extent in image.size)
+    large = (2 * image.width, 2 * image.height)
     radius = max(4, large[0] / mask.width)
     mask = mask.resize(large, PIL.Image.Resampling.BICUBIC).filter(PIL.ImageFilter.GaussianBlur(radius))
     mask = mask.point([0] * 128 + [255] * 128)

@@ -80,7 +80,7 @@ def make_grain(patches: np.ndarray, seed: int) -> np.ndarray:
     spectrum = 0
     for patch in patches:
         spot = window * patch
-        spot *= np.linalg.norm(patch) / max(np.linalg.norm(spot), 1e-6) / patches.shape[1]
+        spot *= np.linalg.norm(patch) / np.maximum(np.linalg.norm(spot), 1e-6) / patches.shape[1]
         noise = random.standard_normal((GRAIN_TILE, GRAIN_TILE), np.float32)
         spectrum = spectrum + rfft2(noise)[..., None] * rfft2(spot, (GRAIN_TILE, GRAIN_TILE), axes=(0, 1))
     return irfft2(spectrum, (GRAIN_TILE, GRAIN_TILE), axes=(0, 1)) / np.float32(len(patches)) ** 0.5

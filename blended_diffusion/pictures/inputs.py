@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
+import PIL.ImageFile
 import PIL.ImageOps
 
 
@@ -54,8 +55,8 @@ class Mask:
     sha256: str
 
 
-def picture_of(given: PIL.Image.Image | Photo | Mask | None) -> PIL.Image.Image | None:
-    """The picture itself, whether it came from a file or not; nothing of nothing."""
+def picture_of(given: PIL.Image.Image | Photo | Mask) -> PIL.Image.Image:
+    """The picture itself, whether it came from a file or not."""
     return given.image if isinstance(given, (Photo, Mask)) else given
 
 
@@ -79,23 +80,24 @@ def read_photo(path: str | Path, argument: str = "photo", size: tuple[int, int] 
         ValueError: there is no such file, it is not a picture, it is damaged, it has more than 8 bits a channel, or it
             is of another size.
     """
-    image, path, sha256 = open_picture(path, argument)
+    file, path, sha256 = open_picture(path, argument)
     # PNG and TIFF decoders name the bits a channel in the raw mode they decode from, "RGB;16B" for one
-    if image.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in image.tile):
+    if file.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in file.tile):
         raise ValueError(
             f"{argument} {str(path)!r} has more than 8 bits a channel, of which the result would keep 8; save it with"
             " 8 bits a channel first."
         )
-    decode(image, path, argument)
-    image = PIL.ImageOps.exif_transpose(image)
+    decode(file, path, argument)
+    image = PIL.ImageOps.exif_transpose(file)
     if size is not None:
         _check_size(image, size, path, argument)
-    profile = image.info.get("icc_profile")
-    space = None if profile is None else profile[16:20]
-    if space == b"CMYK" and image.mode == "CMYK" or space == b"GRAY" and image.mode in ("L", "LA"):
-        image = _to_srgb(image, profile, path, argument)
-    if space != b"RGB ":
-        profile = None  # applied, or of another kind than the numbers
+    profile: bytes | None = image.info.get("icc_profile")
+    if profile is not None:
+        space = profile[16:20]
+        if space == b"CMYK" and image.mode == "CMYK" or space == b"GRAY" and image.mode in ("L", "LA"):
+            image = _to_srgb(image, profile, path, argument)
+        if space != b"RGB ":
+            profile = None  # applied, or of another kind than the numbers
     return Photo(image.convert("RGBA" if image.has_transparency_data else "RGB"), profile, path, sha256)
 
 
@@ -111,9 +113,9 @@ def read_mask(path: str | Path, size: tuple[int, int], invert: bool = False, arg
     Raises:
         ValueError: the file cannot be read, is of another size, or leaves nothing to edit.
     """
-    image, path, sha256 = open_picture(path, argument)
-    decode(image, path, argument)
-    image = PIL.ImageOps.exif_transpose(image)
+    file, path, sha256 = open_picture(path, argument)
+    decode(file, path, argument)
+    image = PIL.ImageOps.exif_transpose(file)
     _check_size(image, size, path, argument)
     if image.mode.startswith("I"):
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -156,7 +158,7 @@ def closest_first(words: Sequence[str], known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*close, *known]))
 
 
-def open_picture(path: str | Path, argument: str) -> tuple[PIL.Image.Image, Path, str]:
+def open_picture(path: str | Path, argument: str) -> tuple[PIL.ImageFile.ImageFile, Path, str]:
     path = Path(path).absolute()
     if path.is_dir():
         raise ValueError(f"{argument} {str(path)!r} is a folder; give a picture file.")
@@ -198,7 +200,7 @@ def _to_srgb(image: PIL.Image.Image, profile: bytes, path: Path, argument: str) 
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     plain = image if image.mode == "CMYK" else image.convert("L")
     try:
-        image = PIL.ImageCms.profileToProfile(
+        image = PIL.ImageCms.profileToProfile(  # type: ignore[assignment]  # `None` only of `inPlace=True`
             plain, io.BytesIO(profile), PIL.ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
     except PIL.ImageCms.PyCMSError as error:
