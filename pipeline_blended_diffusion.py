@@ -24,7 +24,7 @@ import re
 import shutil
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,7 @@ from diffusers.modular_pipelines import (
 from diffusers.utils import BaseOutput, logging, replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import ModelCardData, file_exists
-from kornia.geometry.transform import (
-    get_affine_matrix2d,
-    get_perspective_transform,
-    warp_affine,
-    warp_perspective,
-)
+from kornia.geometry.transform import get_affine_matrix2d, get_perspective_transform, warp_affine, warp_perspective
 from transformers import (
     CLIPImageProcessor,
     CLIPModel,
@@ -69,6 +64,11 @@ from transformers import (
 
 
 logger = logging.get_logger(__name__)
+
+Picture = PIL.Image.Image | torch.Tensor  # of one photo or mask; tensors are `(C, H, W)` in [0, 1]
+Crop = tuple[int, int, int, int]  # left, top, right, bottom
+Generators = list[torch.Generator] | torch.Generator  # one for each picture, or one for all of them jointly
+Prompts = tuple[torch.Tensor, torch.Tensor]  # embeddings `(N, D)` and weights `(N,)`
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -303,7 +303,8 @@ class EditCall:
     @classmethod
     def of(cls, given: dict[str, Any]) -> "EditCall":
         """The call in which each argument has its value in `given`."""
-        return cls(**{field.name: given.get(field.name) for field in fields(cls)})
+        asked: dict[str, Any] = {field.name: given.get(field.name) for field in fields(cls)}
+        return cls(**asked)
 
     @property
     def mask_threshold(self) -> float | None:
@@ -337,16 +338,11 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         default_num_inference_steps (`int`, defaults to 100):
             What a call uses that leaves `num_inference_steps` out. Like the following it is saved with the pipeline,
             so that every checkpoint works well without arguments; these values are the released editor's.
-        default_strength (`float`, defaults to 0.75):
-            The same for `strength`.
-        default_clip_guidance_scale (`float`, defaults to 1000):
-            The same for `clip_guidance_scale`.
-        default_range_guidance_scale (`float`, defaults to 50):
-            The same for `range_guidance_scale`.
-        default_num_augmentations (`int`, defaults to 8):
-            The same for `num_augmentations`.
-        default_guidance_gradient (`str`, defaults to `"sample"`):
-            The same for `guidance_gradient`.
+        default_strength (`float`, defaults to 0.75): the same for `strength`.
+        default_clip_guidance_scale (`float`, defaults to 1000): the same for `clip_guidance_scale`.
+        default_range_guidance_scale (`float`, defaults to 50): the same for `range_guidance_scale`.
+        default_num_augmentations (`int`, defaults to 8): the same for `num_augmentations`.
+        default_guidance_gradient (`str`, defaults to `"sample"`): the same for `guidance_gradient`.
         default_candidate_labels (`list[str]` or `str`, *optional*):
             The same for `candidate_labels`; in a string one a line.
 
@@ -409,7 +405,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             default_candidate_labels=default_candidate_labels,
         )
         self.check_components()
-        self._lpips = None
+        self._lpips: torch.nn.Module | None = None
         self._interrupt = False
         self._num_timesteps = 0
         self._clip_guidance_scale = default_clip_guidance_scale
@@ -581,19 +577,19 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         # prepare: a photo, a mask and a prompt for each picture, and the photo noised to the first timestep
         pictures, originals, guidance = self.prepare_edits(call, prompts, negatives, rivals)
         source, mask = guidance.image, guidance.mask
-        timesteps = self.get_timesteps(
+        schedule = self.get_timesteps(
             call.num_inference_steps, call.strength, match_release, source.device, timesteps, sigmas
         )
-        self._num_timesteps = len(timesteps)
+        self._num_timesteps = len(schedule)
         generators = self.prepare_generators(generator, len(source), match_release)
-        latents = self.prepare_latents(source, timesteps[0], generators, latents)
+        latents = self.prepare_latents(source, schedule[0], generators, latents)
         extra_step_kwargs = self.prepare_extra_step_kwargs(generators)
 
-        with self.progress_bar(total=len(timesteps)) as progress_bar, self.frozen():
-            for i, t in enumerate(timesteps):
+        with self.progress_bar(total=len(schedule)) as progress_bar, self.frozen():
+            for i, t in enumerate(schedule):
                 if self.interrupt:
                     continue
-                prev_t = timesteps[i + 1] if i + 1 < len(timesteps) else None
+                prev_t = schedule[i + 1] if i + 1 < len(schedule) else None
 
                 # draw: all that is random up to the background
                 labels, step_noise, warps = self.draw(
@@ -686,7 +682,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     def draw(
         self,
         shape: tuple[int, ...],
-        generators: list[torch.Generator] | torch.Generator,
+        generators: Generators,
         class_labels: int | list[int] | torch.Tensor | None,
         num_augmentations: int,
         match_release: bool,
@@ -707,15 +703,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         warps = uniform(generators, (shape[0], num_warps, NUM_WARP_PARAMETERS), self._execution_device)
         return labels, step_noise, warps
 
-    def draw_noise(self, shape: tuple[int, ...], generators: list[torch.Generator] | torch.Generator) -> torch.Tensor:
+    def draw_noise(self, shape: tuple[int, ...], generators: Generators) -> torch.Tensor:
         """Gaussian noise of `shape`, fp32; with a list of generators each picture's comes from its own."""
         return randn_tensor(tuple(shape), generator=generators, device=self._execution_device)
 
     def prepare_class_labels(
-        self,
-        class_labels: int | list[int] | torch.Tensor | None,
-        generators: list[torch.Generator] | torch.Generator,
-        batch_size: int,
+        self, class_labels: int | list[int] | torch.Tensor | None, generators: Generators, batch_size: int
     ) -> torch.Tensor | None:
         """The classes of a class-conditional network, shape `(B,)`: those given, or fresh random ones."""
         num_classes = self.unet.config.num_class_embeds
@@ -727,11 +720,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return torch.as_tensor(class_labels, device=self._execution_device).flatten().expand(batch_size)
 
     def estimate(
-        self,
-        latents: torch.Tensor,
-        timestep: torch.Tensor,
-        class_labels: torch.Tensor | None,
-        differentiable: bool,
+        self, latents: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None, differentiable: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """x̂_0, with the only forward of the UNet in a step.
 
@@ -935,6 +924,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 mean = mean + variance * gradient
             if prev_timestep is None:
                 return mean, pred_original_sample
+            assert step_noise is not None  # `draw` has drawn it for this scheduler
             return mean + variance.sqrt() * step_noise, pred_original_sample
 
         if gradient is not None:
@@ -958,7 +948,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         source: torch.Tensor,
         timestep: torch.Tensor,
         prev_timestep: torch.Tensor | None,
-        generators: list[torch.Generator] | torch.Generator,
+        generators: Generators,
         match_release: bool,
     ) -> torch.Tensor:
         """x_bg ~ q(x_{t−1} | x), after the last step the source itself; as released, q(x_t | x), one draw for all."""
@@ -1005,7 +995,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         for name, field in SCALES.items():
             setattr(guidance, field, getattr(self, f"_{name}"))
 
-    def setting(self, name: str, value):
+    def setting(self, name: str, value: Any) -> Any:
         """A call's setting, or the checkpoint's own where the call leaves it out (`None`)."""
         return self.config[f"default_{name}"] if value is None else value
 
@@ -1047,9 +1037,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             embeds.append(model.get_text_features(input_ids=tokens).pooler_output.to(tokens.device, torch.float32))
         return torch.cat(embeds, dim=1)
 
-    def prepare_prompt(
-        self, prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def prepare_prompt(self, prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> Prompts:
         """The embeddings `(N, D)` of words or those given, and the weights `(N,)`: 0 without words, else 1."""
         device = self._execution_device
         if prompt_embeds is not None:
@@ -1060,12 +1048,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return self.encode_prompt(prompts), torch.tensor([float(text != "") for text in prompts], device=device)
 
     def prepare_edits(
-        self,
-        call: EditCall,
-        prompts: tuple[torch.Tensor, torch.Tensor],
-        negatives: tuple[torch.Tensor, torch.Tensor],
-        rivals: tuple[torch.Tensor, torch.Tensor],
-    ) -> tuple[torch.Tensor, list | None, Guidance]:
+        self, call: EditCall, prompts: Prompts, negatives: Prompts, rivals: Prompts
+    ) -> tuple[torch.Tensor, list[tuple[Picture, Picture, Crop]] | None, Guidance]:
         """Lines up one photo, mask and prompt for each picture, at the UNet's size.
 
         Args:
@@ -1077,7 +1061,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             `padding_mask_crop` for each edit the photo and mask as they came and the region cropped; the guidance.
         """
         images = to_image_list(call.image, "image", 3)
-        masks = [None] if call.mask_image is None else to_image_list(call.mask_image, "mask_image", 1)
+        masks = [] if call.mask_image is None else to_image_list(call.mask_image, "mask_image", 1)
         num_edits = max(len(images), len(masks), *(len(weights) for _, weights in (prompts, negatives, rivals)))
 
         def per_picture(tensor: torch.Tensor) -> torch.Tensor:
@@ -1093,9 +1077,15 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             images = [crop(photo, region) for photo, _, region in originals]
             masks = [crop(mask, region) for _, mask, region in originals]
         pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
-        mask = per_picture(torch.cat([self.prepare_mask(item, threshold, call.match_release) for item in masks]))
+        own_masks: Sequence[Picture | None] = masks or [None]
+        mask = per_picture(torch.cat([self.prepare_mask(one, threshold, call.match_release) for one in own_masks]))
         guidance = Guidance(
-            *map(per_picture, (*prompts, *negatives, *rivals)),
+            text_embeds=per_picture(prompts[0]),
+            weights=per_picture(prompts[1]),
+            negative_embeds=per_picture(negatives[0]),
+            negative_weights=per_picture(negatives[1]),
+            rival_embeds=per_picture(rivals[0]),
+            rival_weights=per_picture(rivals[1]),
             image=self.image_processor.normalize(pictures),
             mask=mask,
             gradient=call.guidance_gradient,
@@ -1104,14 +1094,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         )
         return pictures, originals, guidance
 
-    def prepare_image(self, image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
+    def prepare_image(self, image: Picture) -> torch.Tensor:
         """A picture at the UNet's size: shape `(1, C, H, W)`, in [0, 1], fp32."""
         image = image if isinstance(image, PIL.Image.Image) else image[None]
         return self.image_processor.preprocess(image, *self.sample_size).to(self._execution_device)
 
-    def prepare_mask(
-        self, mask: PIL.Image.Image | torch.Tensor | None, threshold: float | None, match_release: bool
-    ) -> torch.Tensor:
+    def prepare_mask(self, mask: Picture | None, threshold: float | None, match_release: bool) -> torch.Tensor:
         """A mask at the UNet's size: shape `(1, 1, H, W)`, in [0, 1], binary at `threshold` unless that is `None`.
 
         With `match_release` it is resized to the nearest pixel, as released.
@@ -1131,9 +1119,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             )
         return mask
 
-    def crop_region(
-        self, mask: PIL.Image.Image | torch.Tensor, padding: int, threshold: float | None
-    ) -> tuple[int, int, int, int]:
+    def crop_region(self, mask: Picture, padding: int, threshold: float | None) -> Crop:
         """`(left, top, right, bottom)` round the white of a mask, with `padding`, of the UNet's aspect if it fits."""
         height, width = self.sample_size
         return self.image_processor.get_crop_region(
@@ -1177,7 +1163,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     @staticmethod
     def prepare_generators(
         generator: torch.Generator | list[torch.Generator] | None, batch_size: int, match_release: bool
-    ) -> list[torch.Generator] | torch.Generator:
+    ) -> Generators:
         """One generator per picture; as released, a single one draws for the whole batch jointly."""
         if match_release and isinstance(generator, torch.Generator):
             return generator
@@ -1187,7 +1173,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         self,
         image: torch.Tensor,
         timestep: torch.Tensor,
-        generator: list[torch.Generator] | torch.Generator,
+        generator: Generators,
         latents: torch.Tensor | None,
     ) -> torch.Tensor:
         """The source noised to the first timestep: x_k ~ q(x_k | x), by `latents` if given."""
@@ -1195,7 +1181,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             latents = self.draw_noise(image.shape, generator)
         return self.scheduler.add_noise(image, latents.to(image), timestep.expand(len(image)))
 
-    def prepare_extra_step_kwargs(self, generator: list[torch.Generator] | torch.Generator) -> dict:
+    def prepare_extra_step_kwargs(self, generator: Generators) -> dict:
         accepts_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         return {"generator": generator} if accepts_generator else {}
 
@@ -1309,7 +1295,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     def finish(
         self,
         edited: torch.Tensor,
-        originals: list | None,
+        originals: list[tuple[Picture, Picture, Crop]] | None,
         pasting: bool,
         threshold: float | None,
         output_type: str,
@@ -1320,16 +1306,18 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         num_images_per_prompt = len(edited) // len(originals)
         outputs = []
         for index, picture in enumerate(edited):
-            photo = self.uncrop(picture, *originals[index // num_images_per_prompt], pasting, threshold)
-            outputs.extend(self.image_processor.postprocess(photo, output_type))
-        return {"pil": list, "np": np.stack, "pt": torch.stack}[output_type](outputs)
+            photo, mask, region = originals[index // num_images_per_prompt]
+            whole = self.uncrop(picture, photo, mask, region, pasting, threshold)
+            outputs.extend(self.image_processor.postprocess(whole, output_type))
+        together: dict[str, Callable] = {"pil": list, "np": np.stack, "pt": torch.stack}
+        return together[output_type](outputs)
 
     def uncrop(
         self,
         picture: torch.Tensor,
-        photo: PIL.Image.Image | torch.Tensor,
-        mask: PIL.Image.Image | torch.Tensor,
-        region: tuple[int, int, int, int],
+        photo: Picture,
+        mask: Picture,
+        region: Crop,
         pasting: bool,
         threshold: float | None,
     ) -> torch.Tensor:
@@ -1419,10 +1407,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     def check_steps(self, num_inference_steps: int, strength: float) -> None:
         """Raises a `ValueError` if these leave no step to take, or more than the network knows."""
-        if not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1:
-            raise ValueError(
-                f"`num_inference_steps` is {num_inference_steps!r}; expected a whole number of at least 1."
-            )
+        check_whole_number("num_inference_steps", num_inference_steps, 1)
         if num_inference_steps > self.scheduler.config.num_train_timesteps:
             raise ValueError(
                 f"`num_inference_steps` is {num_inference_steps}; the network knows at most"
@@ -1454,7 +1439,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         given, num_train_timesteps = getattr(call, name), self.scheduler.config.num_train_timesteps
         if not isinstance(given, (list, tuple)) or not given:
             raise TypeError(f"`{name}` must be a list of numbers, not {given!r}.")
-        kind = numbers.Real if name == "sigmas" else numbers.Integral
+        kind: Any = numbers.Real if name == "sigmas" else numbers.Integral
         falling = all(isinstance(one, kind) and 0 <= one for one in given) and sorted(set(given))[::-1] == list(given)
         if not falling or (name == "timesteps" and given[0] >= num_train_timesteps):
             expected = "falling noise levels" if name == "sigmas" else f"falling ones of 0…{num_train_timesteps - 1}"
@@ -1506,17 +1491,18 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                         f"`mask_image` is {size_of(mask)[1]}×{size_of(mask)[0]} and `image` is"
                         f" {size_of(photo)[1]}×{size_of(photo)[0]} pixels (width×height); they must be the same size."
                     )
-            brightest = mask.getextrema()[1] / 255 if isinstance(mask, PIL.Image.Image) else mask.max().item()
+            if isinstance(mask, PIL.Image.Image):
+                brightest = mask.getextrema()[1] / 255  # type: ignore[operator]  # a single number, its mode is L
+            else:
+                brightest = mask.max().item()
             if brightest < (call.mask_threshold or 1 / 255):
                 raise ValueError("`mask_image` has nothing white in it; paint white what is to be edited.")
         return num_edits
 
     def check_settings(self, call: EditCall) -> None:
         """The numbers and choices that are the same for all pictures."""
-        for name, least in (("num_images_per_prompt", 1), ("num_augmentations", 0)):
-            value = getattr(call, name)
-            if not isinstance(value, numbers.Integral) or value < least:
-                raise ValueError(f"`{name}` is {value!r}; expected a whole number of at least {least}.")
+        check_whole_number("num_images_per_prompt", call.num_images_per_prompt, 1)
+        check_whole_number("num_augmentations", call.num_augmentations, 0)
         for name in SCALES:
             check_scale(name, getattr(call, name))
         for name, size in zip(("height", "width"), self.sample_size, strict=True):
@@ -1646,7 +1632,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 network.get_parameter(name).requires_grad_(True)
 
     def enable_group_offload(
-        self, onload_device: torch.device, *args, exclude_modules: str | list[str] | None = None, **kwargs
+        self, onload_device: torch.device, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any
     ) -> None:
         """As in [`DiffusionPipeline`], but CLIP stays on `onload_device` unless `exclude_modules` says otherwise."""
         exclude_modules = self._exclude_from_cpu_offload if exclude_modules is None else exclude_modules
@@ -1665,7 +1651,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     # read now: diffusers keeps its copies of all versions of this file under one name
     _source = Path(__file__).read_bytes()
 
-    def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """As in [`DiffusionPipeline`], but what cannot be saved is refused before anything is written.
 
         Raises:
@@ -1682,7 +1668,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         self.source_file()
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs) -> None:
+    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Writes `model_index.json` and beside it what makes a saved folder complete: this source file and a card.
 
         The file is there twice: under the name that `_class_name` in `model_index.json` gives, and as the
@@ -1703,7 +1689,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if not (folder / "README.md").exists():
             self.write_model_card(folder)
         self._card = (folder / "README.md").read_bytes()
-        if type(self) is __class__:
+        if type(self) is BlendedDiffusionPipeline:
             BlendedDiffusionBlocks().save_config(folder)
             self.write_modular_index(folder, None)
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
@@ -1731,7 +1717,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     def source_file(self) -> tuple[str, bytes]:
         """The module's name and content that this class is saved as; those of a subclass are its own file's."""
-        if type(self) is __class__:
+        if type(self) is BlendedDiffusionPipeline:
             return "pipeline_blended_diffusion", self._source
         try:
             path = Path(inspect.getfile(type(self)))
@@ -1770,11 +1756,11 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             )
         (folder / "README.md").write_text(card, encoding="utf-8")
 
-    def _upload_folder(self, working_dir: str | Path, repo_id: str, token: str | None = None, **kwargs) -> str:
+    def _upload_folder(self, working_dir: str | Path, repo_id: str, token: str | None = None, **kwargs: Any) -> str:
         # diffusers has just put the repository's card into the folder or, if it has none, an empty form
         if not file_exists(repo_id, "README.md", token=token):
             (Path(working_dir) / "README.md").write_bytes(self._card)
-        if type(self) is __class__:
+        if type(self) is BlendedDiffusionPipeline:
             self.write_modular_index(Path(working_dir), repo_id)
         return super()._upload_folder(working_dir, repo_id, token=token, **kwargs)
 
@@ -1791,6 +1777,12 @@ SCALES = {
     "background_lpips_scale": "lpips_scale",
     "rival_guidance_scale": "rival_scale",
 }
+
+
+def check_whole_number(name: str, value: int, least: int) -> None:
+    """Raises a `ValueError` unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"`{name}` is {value!r}; expected a whole number of at least {least}.")
 
 
 def check_scale(name: str, value: float) -> None:
@@ -1907,7 +1899,7 @@ def generators_per_image(
     return [generator] + [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
 
 
-def uniform(generators: list[torch.Generator] | torch.Generator, shape: tuple[int, ...], device) -> torch.Tensor:
+def uniform(generators: Generators, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Numbers uniform in [0, 1) of `shape`; with a list of generators each row comes from its own."""
     if isinstance(generators, torch.Generator):
         return torch.rand(shape, generator=generators, device=generators.device).to(device)
@@ -1917,9 +1909,7 @@ def uniform(generators: list[torch.Generator] | torch.Generator, shape: tuple[in
 # --- Pictures in -----------------------------------------------------------------------------------------------------
 
 
-def to_image_list(
-    images: PipelineImageInput, argument: str, channels: int
-) -> list[PIL.Image.Image] | list[torch.Tensor]:
+def to_image_list(images: PipelineImageInput, argument: str, channels: int) -> list[Picture]:
     """One or several pictures as a list of PIL pictures or of tensors `(channels, H, W)` in [0, 1].
 
     Args:
@@ -1948,7 +1938,7 @@ def is_batch(masks: np.ndarray | torch.Tensor) -> bool:
     return masks.shape[0] != 1 if isinstance(masks, torch.Tensor) else masks.shape[-1] > 4
 
 
-def _to_image(image, argument: str, channels: int) -> PIL.Image.Image | torch.Tensor:
+def _to_image(image: Any, argument: str, channels: int) -> Picture:
     if isinstance(image, PIL.Image.Image):
         return image.convert("RGB" if channels == 3 else "L")
     if not isinstance(image, (np.ndarray, torch.Tensor)):
@@ -1982,12 +1972,12 @@ def _to_image(image, argument: str, channels: int) -> PIL.Image.Image | torch.Te
     return tensor.float()
 
 
-def size_of(image: PIL.Image.Image | torch.Tensor) -> tuple[int, int]:
+def size_of(image: Picture) -> tuple[int, int]:
     """`(height, width)`."""
-    return (image.height, image.width) if isinstance(image, PIL.Image.Image) else tuple(image.shape[-2:])
+    return (image.height, image.width) if isinstance(image, PIL.Image.Image) else (image.shape[-2], image.shape[-1])
 
 
-def crop(image: PIL.Image.Image | torch.Tensor, region: tuple[int, int, int, int]) -> PIL.Image.Image:
+def crop(image: Picture, region: Crop) -> PIL.Image.Image:
     """The region `(left, top, right, bottom)` of a picture or mask, as PIL."""
     if isinstance(image, PIL.Image.Image):
         return image.crop(region)
@@ -1999,7 +1989,7 @@ def to_pil(image: torch.Tensor) -> PIL.Image.Image:
     return VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(image[None]))[0]
 
 
-def to_tensor(image: PIL.Image.Image | torch.Tensor) -> torch.Tensor:
+def to_tensor(image: Picture) -> torch.Tensor:
     """`(C, H, W)` in [0, 1]."""
     if isinstance(image, torch.Tensor):
         return image
@@ -2062,12 +2052,12 @@ class _Recomputed(torch.autograd.Function):
 def allow_gradients(network: torch.nn.Module) -> None:
     """Puts copies in the place of weights that were made in `torch.inference_mode`: no gradient may go past those."""
     for module in network.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None and tensor.is_inference():
-                    copy = tensor.detach().clone()
-                    needed = tensor.requires_grad
-                    tensors[name] = torch.nn.Parameter(copy, needed) if tensors is module._parameters else copy
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_inference():
+                module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                module._buffers[name] = buffer.detach().clone()
 
 
 def keeping_weights() -> torch.autograd.graph.saved_tensors_hooks:
@@ -2131,8 +2121,9 @@ def pipeline_of(modular: ModularPipeline, needed: Iterable[str]) -> BlendedDiffu
         if parts[name] is None:
             raise ValueError(f"`{name}` is not loaded: call `load_components()`, or `update_components({name}=…)`.")
     expected, _ = BlendedDiffusionPipeline._get_signature_keys(BlendedDiffusionPipeline)
-    defaults = {name: value for name, value in modular.config.items() if name.startswith("default_")}
-    pipe = BlendedDiffusionPipeline(**{name: parts.get(name) for name in expected}, **defaults)
+    arguments: dict[str, Any] = {name: parts.get(name) for name in expected}
+    arguments |= {name: value for name, value in modular.config.items() if name.startswith("default_")}
+    pipe = BlendedDiffusionPipeline(**arguments)
     pipe.clip_chunk_size = getattr(modular, "clip_chunk_size", None)
     pipe._lpips = getattr(modular, "_lpips", None)
     return pipe
@@ -2160,8 +2151,8 @@ INTERMEDIATES = {
 }
 
 
-class BlendedDiffusionStep(ModularPipelineBlocks):
-    """A block of the method; what it declares is named in class attributes.
+class DeclaredBlock(ModularPipelineBlocks):
+    """A block of the method, in the loop or outside it; what it declares is named in class attributes.
 
     Attributes:
         components: names of components; `"clips"` are those of the one or two CLIPs.
@@ -2201,6 +2192,10 @@ class BlendedDiffusionStep(ModularPipelineBlocks):
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
         return state_outputs(*self.makes)
+
+
+class BlendedDiffusionStep(DeclaredBlock):
+    """A block outside the loop."""
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -2320,7 +2315,7 @@ class BlendedDiffusionInputStep(BlendedDiffusionStep):
         for name in (*SETTINGS, "guidance_gradient"):
             block_state[name] = getattr(call, name)
 
-        def prompts(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        def prompts(name: str) -> Prompts:
             embeds, weights = pipe.prepare_prompt(None, block_state[f"{name}_embeds"])
             known = block_state[f"{name}_weights"]
             return embeds, weights if known is None else known
@@ -2338,15 +2333,7 @@ class BlendedDiffusionPrepareLatentsStep(BlendedDiffusionStep):
     components = ("scheduler", "unet")
     defaults = ("num_inference_steps", "strength")
     needs = ("source",)
-    arguments = (
-        "num_inference_steps",
-        "strength",
-        "match_release",
-        "generator",
-        "latents",
-        "timesteps",
-        "sigmas",
-    )
+    arguments = ("num_inference_steps", "strength", "match_release", "generator", "latents", "timesteps", "sigmas")
     makes = ("timesteps", "generators", "latents")
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
@@ -2365,7 +2352,7 @@ class BlendedDiffusionPrepareLatentsStep(BlendedDiffusionStep):
         )
 
 
-class BlendedDiffusionLoopStep(BlendedDiffusionStep):
+class BlendedDiffusionLoopStep(DeclaredBlock):
     """A block within the loop. What it adds to `block_state` besides what it `makes` is gone when the loop ends."""
 
     @torch.inference_mode(False)
@@ -2379,6 +2366,7 @@ class BlendedDiffusionLoopStep(BlendedDiffusionStep):
         return components, block_state
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
+        """Adds what the block makes of step t to `block_state`, which has its inputs."""
         raise NotImplementedError
 
 
@@ -2569,11 +2557,11 @@ class BlendedDiffusionBlocks(SequentialPipelineBlocks):
     def outputs(self) -> list[OutputParam]:
         return state_outputs("images", "clip_distances", "ranking")
 
-    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs) -> None:
+    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Writes `modular_config.json` and, unless this is a subclass, the source file that it names."""
-        if type(self) is __class__:
+        if type(self) is BlendedDiffusionBlocks:
             module, source = "pipeline_blended_diffusion", BlendedDiffusionPipeline._source
-            self.register_to_config(auto_map={"ModularPipelineBlocks": f"{module}.{__class__.__name__}"})
+            self.register_to_config(auto_map={"ModularPipelineBlocks": f"{module}.{BlendedDiffusionBlocks.__name__}"})
             file = Path(save_directory) / f"{module}.py"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)  # a link leads to somebody's source
