@@ -2281,29 +2281,12 @@ class BlendedDiffusionInputStep(BlendedDiffusionStep):
     defaults = (*SETTINGS, "guidance_gradient")
     needs = ("prompt_embeds",)
     takes = ("prompt_weights", "negative_prompt_embeds", "negative_prompt_weights")
-    arguments = (
-        "image",
-        "mask_image",
-        *SETTINGS,
-        "num_images_per_prompt",
-        "guidance_gradient",
-        "background_mse_scale",
-        "background_lpips_scale",
-        "match_release",
-        "padding_mask_crop",
-        "class_labels",
-        "generator",
-        "latents",
-        "output_type",
-        "soft_mask",
-        "ranking",
-        "rival_prompt_embeds",
-        "rival_guidance_scale",
-        "candidate_labels",
-        "timesteps",
-        "sigmas",
-        "height",
-        "width",
+    # all that a call asks for but the words, which the block before it reads, and what a callback sees
+    arguments = tuple(
+        field.name
+        for field in fields(EditCall)
+        if field.name not in ("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds")
+        and not field.name.startswith("callback")
     )
     makes = ("pictures", "source", "mask", "originals", "guidance")
 
