@@ -338,11 +338,11 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         default_num_inference_steps (`int`, defaults to 100):
             What a call uses that leaves `num_inference_steps` out. Like the following it is saved with the pipeline,
             so that every checkpoint works well without arguments; these values are the released editor's.
-        default_strength (`float`, defaults to 0.75): the same for `strength`.
-        default_clip_guidance_scale (`float`, defaults to 1000): the same for `clip_guidance_scale`.
-        default_range_guidance_scale (`float`, defaults to 50): the same for `range_guidance_scale`.
-        default_num_augmentations (`int`, defaults to 8): the same for `num_augmentations`.
-        default_guidance_gradient (`str`, defaults to `"sample"`): the same for `guidance_gradient`.
+        default_strength (`float`, defaults to 0.75): The same for `strength`.
+        default_clip_guidance_scale (`float`, defaults to 1000): The same for `clip_guidance_scale`.
+        default_range_guidance_scale (`float`, defaults to 50): The same for `range_guidance_scale`.
+        default_num_augmentations (`int`, defaults to 8): The same for `num_augmentations`.
+        default_guidance_gradient (`str`, defaults to `"sample"`): The same for `guidance_gradient`.
         default_candidate_labels (`list[str]` or `str`, *optional*):
             The same for `candidate_labels`; in a string one a line.
 
@@ -1979,13 +1979,12 @@ def size_of(image: Picture) -> tuple[int, int]:
 
 def crop(image: Picture, region: Crop) -> PIL.Image.Image:
     """The region `(left, top, right, bottom)` of a picture or mask, as PIL."""
+    return to_pil(image).crop(region)
+
+
+def to_pil(image: Picture) -> PIL.Image.Image:
     if isinstance(image, PIL.Image.Image):
-        return image.crop(region)
-    left, top, right, bottom = region
-    return to_pil(image[:, top:bottom, left:right])
-
-
-def to_pil(image: torch.Tensor) -> PIL.Image.Image:
+        return image
     return VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(image[None]))[0]
 
 
