@@ -74,7 +74,7 @@ class Training:
     so a run that is killed at any moment goes on from its last complete checkpoint.
 
     Args:
-        network (`torch.nn.Module`): has diffusers' or transformers' `from_pretrained`; trained in place.
+        network (`torch.nn.Module`): has diffusers' or transformers' `save_pretrained`; trained in place.
         options (`argparse.Namespace`): the flags of [`add_arguments`].
         updates (`int`): how often [`Training.learn`] is called for each batch.
     """
@@ -225,8 +225,10 @@ class Training:
         parameters = list(self.network.parameters())
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
-        yield
-        self.ema.restore(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
 
     def samples_due(self, every: int) -> bool:
         """Whether this process is to write a sheet of samples after this step, one of each `every`; 0 for never."""
@@ -252,9 +254,11 @@ def noted_signals() -> Iterator[list[int]]:
         signal.signal(number, before[number])
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield noted
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def latest_checkpoint(output: Path) -> Path | None:
