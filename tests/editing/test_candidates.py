@@ -85,6 +85,7 @@ class TestMakeCandidates:
         make(edit, tmp_path / "plain", run_of(edit, count=1))
         assert {path.name for path in (tmp_path / "plain").iterdir()} == {"ranked", "run.json"}
 
+    @pytest.mark.full_sheets
     def test_sheets_show_what_is_finished(self, edit, tmp_path):
         make(edit, tmp_path, run_of(edit, count=3))
         results = Results(tmp_path, run_of(edit, count=3))

@@ -202,12 +202,12 @@ def test_the_count_is_what_an_edit_allocates(tiny_pipe, photo, mask, guidance_gr
 @pytest.mark.slow
 def test_what_makes_a_step_need_less(tiny_pipe):
     def count(**arguments) -> int:
-        common = {"batch_size": 2, "num_augmentations": 8, "guidance_gradient": "sample", "saving": MemorySaving()}
+        common = {"batch_size": 2, "num_augmentations": 4, "guidance_gradient": "sample", "saving": MemorySaving()}
         return count_step(tiny_pipe, **{**common, **arguments})
 
     plain = count()
     assert count(saving=MemorySaving(True)) < 0.8 * plain
-    assert count(saving=MemorySaving(True, 4)) < count(saving=MemorySaving(True))
+    assert count(saving=MemorySaving(True, 2)) < count(saving=MemorySaving(True))
     assert count(guidance_gradient=None) < count(guidance_gradient="estimate") < plain
     assert count(batch_size=4) == pytest.approx(2 * plain, rel=0.05)
     tiny_pipe.to(torch.bfloat16)
@@ -219,7 +219,7 @@ def test_what_makes_a_step_need_less(tiny_pipe):
 def test_more_than_a_step_needs_is_known_without_counting(name):
     """And not so much more that it would always be counted."""
     pipe = {"tiny": make_tiny_pipe, "bundled": lambda: load_model().pipe, "full-size": full_size_pipe}[name]()
-    for batch_size, copies, gradient in ((2, 1, None), (1, 1, "sample"), (1, 8, "estimate"), (4, 8, "sample")):
+    for batch_size, copies, gradient in ((2, 1, None), (1, 1, "sample"), (1, 8, "estimate"), (4, 4, "sample")):
         counted = count_step(pipe, batch_size, copies, gradient)
         assert 1.15 * counted < memory.at_most(pipe, batch_size, copies, gradient) < 10 * counted
 
@@ -261,9 +261,9 @@ def test_weights(tiny_pipe):
 
 @pytest.mark.slow
 def test_making_room(tiny_pipe, monkeypatch):
-    settings = replace(SETTINGS, num_augmentations=16)
-    savings = [MemorySaving(), MemorySaving(True), MemorySaving(True, 16), MemorySaving(True, 8)]
-    needs = [count_step(tiny_pipe, 2, 16, "sample", saving) for saving in savings]
+    settings = replace(SETTINGS, num_augmentations=6)
+    savings = [MemorySaving(), MemorySaving(True), MemorySaving(True, 6), MemorySaving(True, 3)]
+    needs = [count_step(tiny_pipe, 2, 6, "sample", saving) for saving in savings]
 
     def with_free(free: int, settings: EditSettings = settings) -> tuple[str | None, MemorySaving]:
         monkeypatch.setattr(memory, "free_memory", lambda device: free)
