@@ -5,6 +5,7 @@ with its random order, and shares nothing with the pipeline but the networks. Wh
 editor itself are at hand they are followed too.
 """
 
+import inspect
 import json
 from pathlib import Path
 
@@ -299,7 +300,7 @@ def test_follows_a_recorded_trace(traced_pipe, path, forced, monkeypatch):
         assert tuple(shape) == tuple(noise.shape)
         return noise
 
-    monkeypatch.setitem(type(traced_pipe).__call__.__wrapped__.__globals__, "randn_tensor", recorded)
+    monkeypatch.setitem(inspect.unwrap(type(traced_pipe).__call__).__globals__, "randn_tensor", recorded)
     scheduler = DDPMScheduler.from_config(traced_pipe.scheduler.config)
     traced_pipe.scheduler = DDIMScheduler.from_config(scheduler.config) if settings["ddim"] else scheduler
     tolerance = STEP_TOLERANCE if forced else PATH_TOLERANCE

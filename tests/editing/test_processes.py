@@ -193,7 +193,9 @@ def test_a_worker_killed_under_torchrun(edit):
     os.kill(worker_of(launcher.pid, rank=1), signal.SIGKILL)
     err = launcher.communicate(timeout=60)[1]
     assert launcher.returncode == 1
-    assert re.search(r"interrupted: \d of 7 pictures are finished; --resume makes the others", err), err
+    # the first process hears of it from the launcher or, if that is slower, from the connection that is gone
+    interrupted = r"interrupted: \d of 7 pictures are finished; --resume makes the others"
+    assert re.search(rf"{interrupted}|a process has died; the same command with --resume goes on", err), err
     finished = {path: path.stat().st_mtime_ns for path in Path("killed/ranked").glob("*.json")}
     assert 0 < len(finished) < 7
     assert main([*command, "--output_path", "killed", "--resume"]) == 0
