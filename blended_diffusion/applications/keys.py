@@ -144,7 +144,7 @@ def edit_keys() -> type[BaseModel]:
 def regions_keys() -> type[BaseModel]:
     """The keys of a step that edits several regions in one pass."""
     keys: dict[str, Any] = {"regions": (Annotated[list[RegionKeys], Field(min_length=1)], ...)}
-    keys |= setting_keys(without=("prompt", "prompt_to", "prompt_blend", "invert_mask"))
+    keys |= setting_keys(without=("prompt", "prompt_to", "prompt_blend", "invert_mask", "mask_is_change_map"))
     return create_model("Regions", __config__=STRICT, **keys, **candidate_keys())
 
 
@@ -160,8 +160,9 @@ def _parameter_keys(function: Callable[..., Any]) -> type[BaseModel]:
     for parameter in inspect.signature(function).parameters.values():
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         if parameter.name == "settings":
-            # its other masks are not to be inverted
-            keys |= setting_keys(without=() if "mask" in hints else ("invert_mask",))
+            # its other masks are not to be inverted, and none says how much
+            without = ("mask_is_change_map",) + (() if "mask" in hints else ("invert_mask",))
+            keys |= setting_keys(without)
             if default is not ...:
                 keys["prompt"] = (str, "")
         elif parameter.name not in GIVEN_PARAMETERS:

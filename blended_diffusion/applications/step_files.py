@@ -116,6 +116,11 @@ def parse_step(
     values = check_keys(keys, filled, folder, where)
     settings = {one.name: values.pop(one.name) for one in fields(EditSettings) if one.name in values}
     of_steps = ["application", "num_images", "seed", "regions"]
+    if settings.get("mask_is_change_map") and isinstance(values.get("mask"), MaskSource):
+        raise ValueError(
+            f"{where}: mask is {shortened(data.get('mask'))}, which knows no greys; with mask_is_change_map give the"
+            " name of a grey picture."
+        )
     if application is None:
         of_steps.append("mask")  # of an application it is one of the parameters
     step = {key: values.pop(key) for key in of_steps if key in values}

@@ -102,12 +102,12 @@ def run_step(editor: Editor, photo: Photo, step: Step) -> Edited | PIL.Image.Ima
         ]
         return edit_regions(editor, photo, regions, EditSettings(**{"prompt": "", **step.settings}))
     if step.application is None:
-        mask = None if step.mask is None else find_mask(editor, step.mask, photo, invert=inverted(step))
+        mask = None if step.mask is None else find_mask(editor, step.mask, photo, "mask.png", "mask", **read_as(step))
         return editor.edit(photo, mask, EditSettings(**step.settings))
     function = application_of(step.application)
     arguments = dict(step.arguments)
     for name, source in masks_of(step).items():
-        arguments[name] = find_mask(editor, source, photo, f"{name}.png", name, inverted(step))
+        arguments[name] = find_mask(editor, source, photo, f"{name}.png", name, **read_as(step))
     for name, value in arguments.items():
         if isinstance(value, Path):
             arguments[name] = read_photo(value, name)
@@ -141,7 +141,7 @@ def check_step(editor: Editor, photo: Photo, step: Step, size_is_known: bool = T
     found = {}
     for name, mask in masks_of(step).items():
         if size_is_known and name not in later:
-            found[name] = look_at_mask(mask, photo.image, inverted(step), name)
+            found[name] = look_at_mask(mask, photo.image, argument=name, **read_as(step))
     if size_is_known and not later and not step.regions and step.application is None:
         # all that is asked of an edit before its first picture
         Edit.prepare(editor.painter, photo, found.get("mask"), settings)
@@ -154,8 +154,10 @@ def check_step(editor: Editor, photo: Photo, step: Step, size_is_known: bool = T
     )
 
 
-def inverted(step: Step) -> bool:
-    return step.settings.get("invert_mask", False)
+def read_as(step: Step) -> dict[str, bool]:
+    """How the greys of a step's mask are taken: arguments of [`look_at_mask`]."""
+    settings = step.settings
+    return {"invert": settings.get("invert_mask", False), "keep_greys": settings.get("mask_is_change_map", False)}
 
 
 def masks_of(step: Step) -> dict[str, Path | PIL.Image.Image | MaskSource]:
@@ -247,13 +249,14 @@ def find_mask(
     file: str = "mask.png",
     argument: str = "mask",
     invert: bool = False,
+    keep_greys: bool = False,
 ) -> Mask:
     """The mask of a file, a picture or a description; one that came from no file is written for `replay`.
 
     Raises:
         ValueError: it cannot be used, or the folder holds pictures that were made from another one.
     """
-    mask = look_at_mask(value, photo.image, invert, argument)
+    mask = look_at_mask(value, photo.image, invert, argument, keep_greys)
     if isinstance(value, Path) or not isinstance(editor, FolderEditor):
         return mask
     # as it is before it is inverted: the record says that it is to be

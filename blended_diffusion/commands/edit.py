@@ -116,6 +116,7 @@ def edit_command(
     settings = EditSettings(
         prompt=prompt,
         invert_mask=mask.invert_mask and mask.is_file,
+        mask_is_change_map=mask.mask_is_change_map,
         feather=mask.feather,
         **method.settings,
         **ranking.settings,

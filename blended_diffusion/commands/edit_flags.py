@@ -44,6 +44,15 @@ class EditMaskFlags(MaskFlags):
             setting("feather"),
         ),
     ] = None
+    mask_is_change_map: Annotated[
+        bool,
+        flag(
+            INPUT,
+            "--mask-is-change-map",
+            "The greys of --mask say how much: white changes all the way, black not at all, and grey in its share of"
+            " the last steps alone.",
+        ),
+    ] = False
     scribble: Annotated[
         str | None,
         flag(INPUT, "--scribble", "A copy of the photo, painted on: edit the paint into what the words say.", "FILE"),
@@ -55,6 +64,12 @@ class EditMaskFlags(MaskFlags):
             raise ValueError(f"{self.sources[0]} and --scribble both say where to edit; give one of them.")
         if self.feather is not None and self.scribble is None and not self.sources:
             raise ValueError("--feather needs a --mask, or another flag that says where to edit, such as --box.")
+        if self.mask_is_change_map and self.mask is None:
+            raise ValueError("--mask-is-change-map needs a --mask, whose greys say how much; no other mask has greys.")
+        if self.mask_is_change_map and self.grow:
+            raise ValueError(
+                "--mask-is-change-map does not go with --grow, which knows no greys; leave one of them out."
+            )
 
     def read_scribble(self, photo: "Photo") -> "Photo | None":
         """The painted copy of the photo, if there is one."""

@@ -102,7 +102,8 @@ class MaskFlags:
             pixels,
         ),
     ] = 0.0
-    feather: float | None = None  # a flag of `edit` alone
+    feather: float | None = None  # a flag of `edit` alone, and so is
+    mask_is_change_map: bool = False
     invert_mask: Annotated[
         bool, flag(INPUT, "--invert_mask --invert", "Edit what would be kept, and keep the rest.")
     ] = False
@@ -185,7 +186,7 @@ class MaskFlags:
         from blended_diffusion.pictures import inputs
 
         if self.mask is not None and self.is_file:
-            return inputs.read_mask(self.mask, photo.image.size, self.invert_mask, "--mask")
+            return inputs.read_mask(self.mask, photo.image.size, self.invert_mask, "--mask", self.mask_is_change_map)
         if self.needs_network:
             from transformers.utils import logging
 
@@ -233,7 +234,8 @@ def keep(mask: "Mask | PIL.Image.Image", photo: "Photo", target: Path, argument:
 
                     refuse_if_used(folder, f"another edit, of which {target.name} is the mask", argument)
                 gallery.write_png(image, target)
-        gallery.write_png(gallery.outlined(photo.image, image), preview_of(target), photo.icc_profile)
+        region = image.point([0] + [255] * 255)  # of greys all that may change
+        gallery.write_png(gallery.outlined(photo.image, region), preview_of(target), photo.icc_profile)
     return mask if isinstance(mask, inputs.Mask) else inputs.read_mask(target, image.size)
 
 

@@ -87,8 +87,13 @@ def replay_command(
     refuse_changed(record.photo, photo.sha256, photo.path, "--init_image")
     region = None
     if record.mask is not None:
-        size, invert = photo.image.size, record.settings.invert_mask
-        region = inputs.read_mask(mask or record.mask.name, size, invert, recorded(mask, "--mask"))
+        region = inputs.read_mask(
+            mask or record.mask.name,
+            photo.image.size,
+            record.settings.invert_mask,
+            recorded(mask, "--mask"),
+            record.settings.mask_is_change_map,
+        )
         refuse_changed(record.mask, region.sha256, region.path, "--mask")
     files = [Path(picture), photo.path] + ([] if region is None else [region.path])
     target = replay_target(Path(picture), output_path, files)

@@ -79,8 +79,14 @@ class Edit:
         refuse_unknown_settings(painter, settings)
         painter.check(settings, mask)
         mask_image = PIL.Image.new("L", photo.image.size, 255) if mask is None else mask.image
+        greys = None
+        if settings.mask_is_change_map:
+            if mask is None:
+                raise ValueError("`mask_is_change_map` needs a mask whose greys say how much; give one.")
+            # whatever is not black may change
+            mask_image, greys = mask_image.point([0] + [255] * 255), mask_image
         canvas = Canvas.around(photo.image, mask_image, painter.size, settings.context)
-        canvas = replace(canvas, rise=settings.feather)
+        canvas = replace(canvas, rise=settings.feather, greys=greys)
         settings = painter.with_defaults(settings, canvas)
         return cls(painter.for_edit(settings), photo, mask, settings, canvas)
 

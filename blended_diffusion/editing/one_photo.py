@@ -17,7 +17,7 @@ from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.models import BUNDLED, Model, load_model
 from blended_diffusion.painters.painter import Painter
 from blended_diffusion.painters.settings import EditSettings
-from blended_diffusion.pictures.inputs import Mask, Photo, read_mask, read_photo
+from blended_diffusion.pictures.inputs import Mask, Photo, black_and_white, read_mask, read_photo
 
 
 def edit_photo(
@@ -44,7 +44,7 @@ def edit_photo(
         photo (`str`, `Path`, `PIL.Image.Image` or [`Photo`]): a picture's file, which is turned as its EXIF says, or a
             picture, which is taken as it is.
         mask (`str`, `Path`, `PIL.Image.Image` or [`Mask`], *optional*): of the photo's size; white is edited, black is
-            kept, greys fall to the nearer of the two. With `None` all is edited.
+            kept, greys fall to the nearer of the two, unless `mask_is_change_map=True`. With `None` all is edited.
         prompt (`str` or [`EditSettings`]): what the region should show, or all that is wanted.
         model (`str`, [`Model`] or [`Painter`]): the bundled one's name, a folder or a Hub id, which is loaded for this
             call alone; or what [`load_model`] gave, used where it is.
@@ -65,7 +65,7 @@ def edit_photo(
     wanted = EditSettings(prompt) if isinstance(prompt, str) else prompt
     wanted = replace(wanted, **settings)
     photo = _as_photo(photo)
-    region = _as_mask(mask, photo.image.size, wanted.invert_mask)
+    region = _as_mask(mask, photo.image.size, wanted.invert_mask, wanted.mask_is_change_map)
     if isinstance(model, str):
         device = machine.find_device(None if device is None else str(device))
         model = load_model(model, device=device)
@@ -83,17 +83,19 @@ def _as_photo(photo: str | Path | PIL.Image.Image | Photo) -> Photo:
     return Photo(image, photo.info.get("icc_profile"), Path("in memory"), digest)
 
 
-def _as_mask(mask: str | Path | PIL.Image.Image | Mask | None, size: tuple[int, int], invert: bool) -> Mask | None:
+def _as_mask(
+    mask: str | Path | PIL.Image.Image | Mask | None, size: tuple[int, int], invert: bool, keep_greys: bool
+) -> Mask | None:
     if mask is None or isinstance(mask, Mask):
         return mask
     if not isinstance(mask, PIL.Image.Image):
-        return read_mask(mask, size, invert)
+        return read_mask(mask, size, invert, keep_greys=keep_greys)
     if mask.size != size:
         raise ValueError(
             f"`mask` is {mask.width}×{mask.height} pixels (width×height) and the photo is {size[0]}×{size[1]}; they"
             " must be the same size."
         )
-    image = mask.convert("L").point([255 * ((level >= 128) != invert) for level in range(256)])
+    image = black_and_white(mask, invert, keep_greys)
     if image.getbbox() is None:
         raise ValueError(
             f"`mask` leaves nothing to edit; paint {'black' if invert else 'white'} what is to be edited."

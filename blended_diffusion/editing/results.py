@@ -185,7 +185,7 @@ class Results:
             assets = self.folder / "assets"
             assets.mkdir(exist_ok=True)
             gallery.write_png(edit.canvas.model_image, assets / f"{run.stem}.png", profile)
-            gallery.write_png(edit.canvas.model_mask, assets / f"{run.stem}_mask.png")
+            gallery.write_png(edit.canvas.model_greys, assets / f"{run.stem}_mask.png")
             gallery.write_png(candidate.image, assets / f"{run.stem}_seed_{candidate.seed}.png", profile)
         record = edit.record(candidate, made_with)
         picture = self.folder / "ranked" / f"{name}.png"

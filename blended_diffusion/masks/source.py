@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import PIL.Image
-import PIL.ImageOps
 
 from blended_diffusion.masks.networks import CLICK_MODEL, THRESHOLD, WORDS_MODEL, from_click, from_words
 from blended_diffusion.masks.shapes import Point, from_alpha, from_box, from_difference, from_polygon, grow
-from blended_diffusion.pictures.inputs import Mask, read_mask, read_photo
+from blended_diffusion.pictures.inputs import Mask, black_and_white, read_mask, read_photo
 
 
 if TYPE_CHECKING:
@@ -112,7 +111,11 @@ def make_mask(
 
 
 def look_at_mask(
-    value: Path | PIL.Image.Image | MaskSource, photo: PIL.Image.Image, invert: bool = False, argument: str = "mask"
+    value: Path | PIL.Image.Image | MaskSource,
+    photo: PIL.Image.Image,
+    invert: bool = False,
+    argument: str = "mask",
+    keep_greys: bool = False,
 ) -> Mask:
     """The mask of a file, a picture or a description, in memory.
 
@@ -121,20 +124,20 @@ def look_at_mask(
         photo (`PIL.Image.Image`): what it is a mask of.
         invert (`bool`): edit what would be kept.
         argument (`str`): what to call it in error messages.
+        keep_greys (`bool`): leave the greys of a file or a picture as they are, or inverted.
 
     Raises:
         ValueError: it cannot be used.
     """
     if isinstance(value, Path):
-        return read_mask(value, photo.size, invert, argument)
+        return read_mask(value, photo.size, invert, argument, keep_greys)
     image = make_mask(value, photo) if isinstance(value, MaskSource) else value
-    image = image.convert("L").point([0] * 128 + [255] * 128)
+    image = black_and_white(image, invert, keep_greys)
     if image.size != photo.size:
         raise ValueError(
             f"{argument} is {image.width}×{image.height} pixels (width×height) and the picture is"
             f" {photo.width}×{photo.height}; they must be the same size."
         )
-    image = PIL.ImageOps.invert(image) if invert else image
     if image.getbbox() is None:
         raise ValueError(f"{argument} leaves nothing to edit; paint {'black' if invert else 'white'} what is to be.")
     return Mask(image, Path("in memory"), hashlib.sha256(image.tobytes()).hexdigest())

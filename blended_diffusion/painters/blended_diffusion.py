@@ -16,6 +16,8 @@ from diffusers import DDIMScheduler
 from blended_diffusion.masks.regions import region_labels
 from blended_diffusion.models import Model
 from blended_diffusion.painters import memory
+from blended_diffusion.painters.change_maps import ChangeMap, refuse_with_change_map
+from blended_diffusion.painters.changing_masks import ChangingMask
 from blended_diffusion.painters.memory import MemorySaving
 from blended_diffusion.painters.object_scale import scale_penalties
 from blended_diffusion.painters.painter import PaintedSquare
@@ -59,6 +61,7 @@ class BlendedDiffusionPainter:
         if settings.object_scale and (settings.region_prompts is not None or settings.prompt == ""):
             what = "several regions at once" if settings.region_prompts is not None else "no words"
             raise ValueError(f"`object_scale` {settings.object_scale} does not go with {what}; give 0.")
+        refuse_with_change_map(settings)
         if settings.region_prompts is not None:
             region_labels(mask)
         filled = self._with_models_defaults(settings)
@@ -67,10 +70,24 @@ class BlendedDiffusionPainter:
     def with_defaults(self, settings: EditSettings, canvas: Canvas) -> EditSettings:
         settings = self._with_models_defaults(settings)
         if settings.initial_mask_growth is None:
-            # the released editor has none, and without words there is no object to make room for
-            grows = settings.prompt != "" and not settings.match_release
+            # the released editor has none, without words there is no object to make room for, and a map says itself
+            # where each step edits
+            grows = settings.prompt != "" and not settings.match_release and not settings.mask_is_change_map
             settings = replace(settings, initial_mask_growth=growth_of(canvas.model_mask) if grows else 0.0)
+        if settings.mask_is_change_map:
+            self._refuse_a_dark_map(settings, canvas)
         return settings
+
+    def _refuse_a_dark_map(self, settings: EditSettings, canvas: Canvas) -> None:
+        """Raises a `ValueError` if a map of change has no grey that is free in any step."""
+        count, (_, strength) = settings.num_inference_steps or 0, changing_mask(canvas, settings)
+        if self.model.pipe.num_steps_left(count, strength) == 0:
+            steps = self.model.pipe.num_steps_left(count, settings.strength or 0.0)
+            raise ValueError(
+                "The map of change is too dark: at the model's size its brightest grey is"
+                f" {ChangeMap(canvas.model_greys).reach:.3f} of white, which leaves none of {steps} steps; paint it"
+                " brighter."
+            )
 
     def _with_models_defaults(self, settings: EditSettings) -> EditSettings:
         pipe = self.model.pipe
@@ -95,7 +112,7 @@ class BlendedDiffusionPainter:
     ) -> list[PaintedSquare]:
         pipe = self.model.pipe
         steps: list[list[PIL.Image.Image]] = [[] for _ in seeds]
-        shrinking = ShrinkingMask(canvas.model_mask, settings.initial_mask_growth or 0.0)
+        changing, strength = changing_mask(canvas, settings)
 
         def keep_estimate(pipe: BlendedDiffusionPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
             if watch:
@@ -106,30 +123,32 @@ class BlendedDiffusionPainter:
             return {}
 
         def after_step(*arguments: Any) -> dict:
-            return keep_estimate(*arguments) | shrinking(*arguments)
+            return keep_estimate(*arguments) | changing(*arguments)
 
         arguments = self._arguments(canvas, mask, settings)
         # on the CPU, so that a picture depends neither on the device nor, but for rounding, on the others
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         out = pipe(
             image=canvas.model_image,
-            mask_image=shrinking.first,
+            mask_image=changing.first,
             num_images_per_prompt=len(seeds),
             generator=generators,
             callback_on_step_end=after_step,
             callback_on_step_end_tensor_inputs=["pred_original_sample", "mask"],
-            **arguments,
+            **{**arguments, "strength": strength},
         )
         if settings.detail > 1:
             windowed = WindowedPipeline.of(pipe, settings.detail)
             canvas = replace(canvas, size=windowed.sample_size[0])
+            refining = replace(settings, strength=REFINING_STRENGTH, initial_mask_growth=0.0)
+            changing, strength = changing_mask(canvas, refining)
             out = windowed(
                 image=[enlarged(image, canvas) for image in out.images],
-                mask_image=canvas.model_mask,
+                mask_image=changing.first,
                 generator=generators,
-                callback_on_step_end=keep_estimate,
-                callback_on_step_end_tensor_inputs=["pred_original_sample"],
-                **{**arguments, "strength": max(REFINING_STRENGTH, 1 / (settings.num_inference_steps or 1))},
+                callback_on_step_end=after_step,
+                callback_on_step_end_tensor_inputs=["pred_original_sample", "mask"],
+                **{**arguments, "strength": max(strength, 1 / (settings.num_inference_steps or 1))},
             )
         distances = out.clip_distances
         if not all(math.isfinite(distance) for distance in distances):
@@ -157,3 +176,12 @@ class BlendedDiffusionPainter:
 
     def memory_saving(self) -> MemorySaving:
         return MemorySaving.of(self.model.pipe)
+
+
+def changing_mask(canvas: Canvas, settings: EditSettings) -> tuple[ChangingMask, float]:
+    """The mask of each step, and the strength with which those steps are taken in which anything is free."""
+    strength = settings.strength or 0.0
+    if not settings.mask_is_change_map:
+        return ShrinkingMask(canvas.model_mask, settings.initial_mask_growth or 0.0), strength
+    change = ChangeMap(canvas.model_greys)
+    return change.brightened(), strength * change.reach

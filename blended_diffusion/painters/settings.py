@@ -21,6 +21,7 @@ class EditSettings:
             the pipeline's arguments of these names.
         ddim (`bool`): take the steps with DDIM.
         invert_mask (`bool`): edit the mask's black instead of its white.
+        mask_is_change_map (`bool`): the mask's greys say how much of the way a pixel may change: see [`ChangeMap`].
         context (`float`): margin of the square round the mask, as a share of the mask's longer side.
         feather (`float`, *optional*): over how many of the photo's pixels inside the mask's edge the edit fades in.
             `None` takes the width of one of the model's pixels.
@@ -54,6 +55,7 @@ class EditSettings:
     candidate_labels: list[str] | None = None
     ddim: bool = False
     invert_mask: bool = False
+    mask_is_change_map: bool = False
     context: float = 0.25
     feather: float | None = None
     initial_mask_growth: float | None = 0.0

@@ -12,10 +12,9 @@ from functools import cached_property
 
 import numpy as np
 import PIL.Image
-import torch
 from scipy.ndimage import distance_transform_edt
 
-from pipeline_blended_diffusion import BlendedDiffusionPipeline
+from blended_diffusion.painters.changing_masks import ChangingMask
 
 
 # of the window's area: as far a mask grows that is left to choose for itself; a larger one is left alone
@@ -26,8 +25,8 @@ SHRUNK_AFTER = 0.4
 
 
 @dataclass(frozen=True)
-class ShrinkingMask:
-    """A mask for each step, and the callback that hands them to the pipeline.
+class ShrinkingMask(ChangingMask):
+    """A [`ChangingMask`] that begins larger than the wanted one and is that after the last step.
 
     ```py
     shrinking = ShrinkingMask(mask_image, growth_of(mask_image))
@@ -39,9 +38,6 @@ class ShrinkingMask:
         callback_on_step_end_tensor_inputs=["mask"],
     )
     ```
-
-    The first step's mask is the call's `mask_image`; after the last step it is `mask` again, with which the photo is
-    pasted back. `padding_mask_crop` would cut out the first one: leave it out.
 
     Attributes:
         mask (`PIL.Image.Image`): the wanted one, of mode `L` and the network's size, white (from 128 on) = edit.
@@ -66,16 +62,6 @@ class ShrinkingMask:
         """The mask `(H, W)`, `bool`, when `progress` (0…1) of the steps are taken; the radius falls linearly."""
         radius = self.growth * self.mask.width * max(1 - progress / SHRUNK_AFTER, 0)
         return self.distance <= radius
-
-    @property
-    def first(self) -> PIL.Image.Image:
-        """The mask of the first step, of mode `L`."""
-        return PIL.Image.fromarray(np.where(self.at(0), 255, 0).astype(np.uint8))
-
-    def __call__(self, pipe: BlendedDiffusionPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
-        """A `callback_on_step_end`: the next step's mask, the wanted one after the last."""
-        mask = torch.from_numpy(self.at((step + 1) / pipe.num_timesteps))
-        return {"mask": mask.to(tensors["mask"]).expand_as(tensors["mask"])}
 
 
 def growth_of(mask: PIL.Image.Image, share: float = ENOUGH) -> float:

@@ -41,6 +41,8 @@ class Canvas:
         size (`int`): the width and height of the model's pictures.
         rise (`float`, *optional*): how far inside the mask the edit fades in, in the photo's pixels. Left out, as far
             as one of the model's pixels.
+        greys (`PIL.Image.Image`, *optional*): how much of the way each pixel may change, of mode `L` and the photo's
+            size, 255 = all of it; 0 where the mask is 0 and nowhere else.
     """
 
     photo: PIL.Image.Image
@@ -48,6 +50,7 @@ class Canvas:
     square: Box
     size: int
     rise: float | None = None
+    greys: PIL.Image.Image | None = None
 
     @classmethod
     def around(cls, photo: PIL.Image.Image, mask: PIL.Image.Image, size: int, context: float) -> "Canvas":
@@ -102,6 +105,23 @@ class Canvas:
         return coverage.point([0] * 128 + [255] * 128)
 
     @cached_property
+    def model_greys(self) -> PIL.Image.Image:
+        """How much each of the model's pixels may change, of mode `L`: black where [`Canvas.model_mask`] is.
+
+        Elsewhere it is the mean grey of what of the pixel is to be edited at all, so that the mask's edge, where a
+        pixel is covered in part, makes no greys of its own; without greys it is white.
+        """
+        if self.greys is None:
+            return self.model_mask
+        size = (self.size, self.size)
+        grey, coverage = (
+            np.asarray(one.crop(self.square).resize(size, PIL.Image.Resampling.BOX), np.float32)
+            for one in (self.greys, self.mask)
+        )
+        mean = np.rint(255 * grey / np.maximum(coverage, 1)).clip(1, 255)
+        return PIL.Image.fromarray(np.where(np.asarray(self.model_mask) > 0, mean, 0).astype(np.uint8))
+
+    @cached_property
     def weights(self) -> PIL.Image.Image:
         """How much of the edit to take in the visible part, of mode `L`: 0 outside the mask, rising inside it.
 
@@ -121,7 +141,8 @@ class Canvas:
     ) -> PIL.Image.Image:
         """The photo with the model's picture put back.
 
-        Where the square is larger than the model's picture, [`settle`] hides the seam.
+        Where the square is larger than the model's picture, [`settle`] hides the seam, and what that is too small to
+        show of the photo stays with what is kept of it: by 1 − g where the greys say g.
 
         Args:
             edited (`PIL.Image.Image`): of mode `RGB`, square; of the model's size or another.
@@ -152,10 +173,16 @@ class Canvas:
             edited, share = settle(self.model_image, edited, self.model_mask)
             weights = PIL.ImageChops.multiply(weights, enlarged(share))
         patch = enlarged(edited)
+        greys = None if self.greys is None else self.greys.crop(self.visible)
         if keep_background and scale < 1 and grain_seed is not None and len(self.grain):
             outside = PIL.ImageChops.invert(self.mask.crop(self.visible))
             present = find_grain(patch, outside, (0, 0, *patch.size), 1 / scale)
+            plain = None if greys is None else patch.copy()
             add_grain(patch, make_grain(self.grain, grain_seed) * lacking(self.grain, present))
+            if plain is not None:
+                patch = PIL.Image.composite(patch, plain, greys)
+        if keep_background and scale < 1 and greys is not None:
+            add_lost_detail(patch, self.photo.crop(self.visible), enlarged(self.model_image), greys)
         # for RGBA this drops the alpha channel and leaves the colours alone, also under transparent pixels
         result = self.photo.convert("RGB") if self.photo.mode == "RGBA" else self.photo.copy()
         result.paste(patch, (left, top), weights)
@@ -176,6 +203,9 @@ class Canvas:
             square=(x, y, x + side, y + side),
             size=self.size,
             rise=None if self.rise is None else self.rise * scale,
+            greys=None
+            if self.greys is None
+            else self.greys.crop(self.visible).resize((width, height), PIL.Image.Resampling.NEAREST),
         )
 
 
@@ -294,3 +324,25 @@ def settle(
         PIL.Image.fromarray(np.rint(after).clip(0, 255).astype(np.uint8)),
         PIL.Image.fromarray(np.rint(255 * share[..., 0]).astype(np.uint8)),
     )
+
+
+def add_lost_detail(
+    patch: PIL.Image.Image, photo: PIL.Image.Image, seen: PIL.Image.Image, greys: PIL.Image.Image
+) -> None:
+    """Adds to `patch` what the model did not see of the photo, by 1 − g, in place and band by band.
+
+    What has hardly changed is then as sharp as the photo, and exactly the photo where the model's picture is what it
+    saw and g is 0.
+
+    Args:
+        patch (`PIL.Image.Image`): the edit, of mode `RGB`.
+        photo (`PIL.Image.Image`), seen (`PIL.Image.Image`): the same part of the photo, as it is and as the model saw
+            it, enlarged.
+        greys (`PIL.Image.Image`): of mode `L`: g, 255 = 1.
+    """
+    for top in range(0, patch.height, BAND):
+        box = (0, top, patch.width, min(top + BAND, patch.height))
+        edit, whole, part = (np.asarray(one.crop(box).convert("RGB"), np.float32) for one in (patch, photo, seen))
+        kept = 1 - np.asarray(greys.crop(box), np.float32)[..., None] / 255
+        edited = np.rint(edit + kept * (whole - part)).clip(0, 255).astype(np.uint8)
+        patch.paste(PIL.Image.fromarray(edited), (0, top))

@@ -45,7 +45,8 @@ class Mask:
     """Which pixels to edit.
 
     Attributes:
-        image (`PIL.Image.Image`): of mode `L`, 255 = edit, 0 = keep, nothing between.
+        image (`PIL.Image.Image`): of mode `L`, 255 = edit, 0 = keep; nothing between, unless its greys are to say how
+            much.
         path (`Path`): where it was read, absolute.
         sha256 (`str`): of the file.
     """
@@ -101,7 +102,13 @@ def read_photo(path: str | Path, argument: str = "photo", size: tuple[int, int] 
     return Photo(image.convert("RGBA" if image.has_transparency_data else "RGB"), profile, path, sha256)
 
 
-def read_mask(path: str | Path, size: tuple[int, int], invert: bool = False, argument: str = "mask") -> Mask:
+def read_mask(
+    path: str | Path,
+    size: tuple[int, int],
+    invert: bool = False,
+    argument: str = "mask",
+    keep_greys: bool = False,
+) -> Mask:
     """Reads a mask: white is edited, black is kept, greys fall to the nearer of the two, transparent counts as black.
 
     Args:
@@ -109,6 +116,7 @@ def read_mask(path: str | Path, size: tuple[int, int], invert: bool = False, arg
         size (`tuple[int, int]`): the upright photo's `(width, height)`, which the mask must have.
         invert (`bool`): edit the black instead.
         argument (`str`): what to call it in error messages.
+        keep_greys (`bool`): leave greys as they are, or inverted.
 
     Raises:
         ValueError: the file cannot be read, is of another size, or leaves nothing to edit.
@@ -123,9 +131,7 @@ def read_mask(path: str | Path, size: tuple[int, int], invert: bool = False, arg
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     image = image.convert("L")
     darkest, brightest = image.getextrema()
-    image = image.point([0] * 128 + [255] * 128)
-    if invert:
-        image = PIL.ImageOps.invert(image)
+    image = black_and_white(image, invert, keep_greys)
     if image.getbbox() is None:
         found = f"its darkest pixel is {darkest}" if invert else f"its brightest pixel is {brightest}"
         colour = "black, because it is inverted," if invert else "white"
@@ -133,6 +139,12 @@ def read_mask(path: str | Path, size: tuple[int, int], invert: bool = False, arg
             f"{argument} {str(path)!r} leaves nothing to edit: {found} of 255; paint {colour} what is to be edited."
         )
     return Mask(image, path, sha256)
+
+
+def black_and_white(image: PIL.Image.Image, invert: bool = False, keep_greys: bool = False) -> PIL.Image.Image:
+    """A mask of mode `L` whose greys have fallen to black or white, unless they are to be kept; and then inverted."""
+    levels = [level if keep_greys else 255 * (level >= 128) for level in range(256)]
+    return image.convert("L").point([255 - level if invert else level for level in levels])
 
 
 def shows(path: Path, image: PIL.Image.Image) -> bool:

@@ -1,6 +1,7 @@
 """The way from the photo to the model's square and back: nothing outside the mask may change, nothing be distorted."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,42 @@ class TestCanvas:
         seen = Canvas(photo, PIL.Image.new("L", photo.size, 255), (-1970, 0, 2030, 4000), 16).model_image
         expected = whole.resize((16, 16), PIL.Image.Resampling.LANCZOS)
         assert np.abs(np.asarray(seen, int) - np.asarray(expected, int)).max() <= 5
+
+
+class TestGreys:
+    """How much of the way each pixel may change."""
+
+    def scene(self, level: int, mask: PIL.Image.Image | None = None) -> tuple[Canvas, Canvas]:
+        """A canvas whose mask is this grey all over, and the one without greys."""
+        mask = ellipse(256, 256, (60, 80, 170, 190)) if mask is None else mask
+        plain = Canvas(noise(256, 256), mask, (0, 0, 256, 256), 32)
+        return replace(plain, greys=mask.point([0] + [level] * 255)), plain
+
+    def test_the_models_are_the_mean_of_what_is_edited(self):
+        greys = PIL.Image.fromarray(np.repeat([[0, 0, 0, 90, 90, 0, 30, 80]], 8, axis=0).astype(np.uint8))
+        canvas = Canvas(noise(8, 8), greys.point([0] + [255] * 255), (0, 0, 8, 8), 4, greys=greys)
+        assert (np.asarray(canvas.model_greys) == [[0, 90, 90, 55]] * 4).all()
+
+    def test_white_ones_make_no_difference(self):
+        canvas, plain = self.scene(255)
+        assert canvas.model_greys.tobytes() == plain.model_greys.tobytes() == plain.model_mask.tobytes()
+        for keep_background in (True, False):
+            mapped, edited = (one.paste(noise(32, 32), keep_background, grain_seed=3) for one in (canvas, plain))
+            np.testing.assert_array_equal(mapped, edited)
+
+    def test_what_hardly_changes_is_as_sharp_as_the_photo(self):
+        """A square made small and put back, where the greys are dark: only white loses what is too fine."""
+        lost = []
+        for level in (1, 128, 255):
+            canvas, _ = self.scene(level, PIL.Image.new("L", (256, 256), 255))
+            result = canvas.paste(canvas.model_image)
+            lost.append(np.abs(np.asarray(result, int) - np.asarray(canvas.photo, int)).mean())
+        assert lost[0] < 1 and lost[1] == pytest.approx(lost[2] / 2, rel=0.05)
+
+    def test_the_close_up_has_them_too(self):
+        canvas, _ = self.scene(77)
+        near = canvas.close_up(128)
+        assert near.greys.getextrema() == (0, 77) and near.greys.size == near.mask.size
 
 
 class TestSeam:

@@ -167,6 +167,12 @@ class TestMask:
         inverted = read_mask(tmp_path / "mask.png", (4, 1), invert=True)
         assert np.asarray(inverted.image).ravel().tolist() == [255, 255, 0, 0]
 
+    def test_greys_may_be_kept(self, tmp_path):
+        PIL.Image.fromarray(np.array([[0, 1, 128, 255]], np.uint8)).save(tmp_path / "map.png")
+        for invert, expected in ((False, [0, 1, 128, 255]), (True, [255, 254, 127, 0])):
+            read = read_mask(tmp_path / "map.png", (4, 1), invert, keep_greys=True)
+            assert np.asarray(read.image).ravel().tolist() == expected
+
     def test_transparent_counts_as_black(self, tmp_path):
         pixels = np.full((1, 2, 4), 255, np.uint8)
         pixels[0, 0, 3] = 0
