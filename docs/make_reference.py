@@ -72,7 +72,17 @@ PUBLIC = [
         "The pipeline for large regions",
         ["WindowedPipeline", "WindowedPipeline.of"],
     ),
+    (
+        "blended_diffusion.painters.changing_masks",
+        "Masks that change over the steps",
+        ["ChangingMask", "ChangingMask.at"],
+    ),
     ("blended_diffusion.painters.shrinking_masks", "A mask that shrinks", ["ShrinkingMask", "growth_of"]),
+    (
+        "blended_diffusion.painters.change_maps",
+        "A mask that says how much",
+        ["ChangeMap", "ChangeMap.reach", "ChangeMap.brightened"],
+    ),
 ]
 
 SECTIONS = ("Args", "Attributes", "Returns", "Raises")

@@ -177,10 +177,9 @@ class Canvas:
         if keep_background and scale < 1 and grain_seed is not None and len(self.grain):
             outside = PIL.ImageChops.invert(self.mask.crop(self.visible))
             present = find_grain(patch, outside, (0, 0, *patch.size), 1 / scale)
-            plain = None if greys is None else patch.copy()
+            plain = patch if greys is None else patch.copy()
             add_grain(patch, make_grain(self.grain, grain_seed) * lacking(self.grain, present))
-            if plain is not None:
-                patch = PIL.Image.composite(patch, plain, greys)
+            patch = patch if greys is None else PIL.Image.composite(patch, plain, greys)
         if keep_background and scale < 1 and greys is not None:
             add_lost_detail(patch, self.photo.crop(self.visible), enlarged(self.model_image), greys)
         # for RGBA this drops the alpha channel and leaves the colours alone, also under transparent pixels
