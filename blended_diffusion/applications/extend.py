@@ -44,6 +44,12 @@ OVAL_ASPECT, OVAL_SHARE = 1.3, 0.85
 # below this there is nothing in a window to go on from
 SMALLEST_WINDOW = 32
 
+# of the model's pixels: of a side that grows by less the model would see too little, and its windows are smaller
+THINNEST_STRIP = 4
+
+# along a side with smaller windows than the picture has room for: more are hours of work for a strip of a few pixels
+MOST_WINDOWS = 300
+
 
 @dataclass(frozen=True)
 class GrowingWindow:
@@ -61,7 +67,9 @@ class GrowingWindow:
     window: Box
 
 
-def plan(size: tuple[int, int], left: int, right: int, top: int, bottom: int, window: int) -> Iterator[GrowingWindow]:
+def plan(
+    size: tuple[int, int], left: int, right: int, top: int, bottom: int, window: int, thinnest: float = 0.0
+) -> Iterator[GrowingWindow]:
     """The windows in the order in which they are painted: left and right first, then top and bottom with the corners.
 
     Each side grows in equal steps of at most half a window. Where the side is longer than the window, several windows
@@ -71,22 +79,37 @@ def plan(size: tuple[int, int], left: int, right: int, top: int, bottom: int, wi
         size (`tuple[int, int]`): the picture's width and height.
         left, right, top, bottom (`int`): by how many pixels to grow.
         window (`int`): the side of the windows, at most the picture's shorter side.
+        thinnest (`float`): the least share of a window that has to be new, at most a half. The windows of a side that
+            grows by less are so much smaller, but never below [`SMALLEST_WINDOW`].
+
+    Raises:
+        ValueError: smaller windows would be more than [`MOST_WINDOWS`] along their side.
     """
     box = [left, top, left + size[0], top + size[1]]
     for side, amount in zip(SIDES, (left, right, top, bottom), strict=True):
         axis, outwards = int(side in ("top", "bottom")), -1 if side in ("left", "top") else 1
         edge = axis if outwards < 0 else axis + 2
-        start, count = box[edge], math.ceil(amount / (LARGEST_STEP * window))
+        if amount == 0:
+            continue
+        own = window if amount >= thinnest * window else max(SMALLEST_WINDOW, int(amount / thinnest))
+        start, count = box[edge], math.ceil(amount / (LARGEST_STEP * own))
         for depth in range(1, count + 1):
             box[edge] = start + outwards * round(amount * depth / count)
-            first, last = box[1 - axis], box[3 - axis] - window
-            windows = math.ceil((last - first) / (window / 2)) + 1
+            first, last = box[1 - axis], box[3 - axis] - own
+            windows = math.ceil((last - first) / (own / 2)) + 1
+            if own < window and windows > MOST_WINDOWS:
+                length = last + own - first
+                enough = math.ceil(thinnest * math.ceil(length / (1 + (MOST_WINDOWS - 1) / 2)))
+                raise ValueError(
+                    f"{side} {amount}: for the model to see so thin a strip, {length} pixels long, takes {windows}"
+                    f" windows of {own} pixels, and {MOST_WINDOWS} are the most; grow by at least {enough}."
+                )
             for begin in np.linspace(first, last, windows).round().astype(int).tolist():
                 corner = [0, 0]
-                corner[axis] = box[edge] if outwards < 0 else box[edge] - window
+                corner[axis] = box[edge] if outwards < 0 else box[edge] - own
                 corner[1 - axis] = begin
                 x, y = corner
-                yield GrowingWindow(side, (box[0], box[1], box[2], box[3]), (x, y, x + window, y + window))
+                yield GrowingWindow(side, (box[0], box[1], box[2], box[3]), (x, y, x + own, y + own))
 
 
 def extend(
@@ -117,7 +140,9 @@ def extend(
             picture without words.
         prompt_left, prompt_right, prompt_top, prompt_bottom (`str`, *optional*): the prompts of single sides. The
             corners belong to top and bottom.
-        window (`int`, *optional*): the side of the windows in pixels, the picture's shorter side if left out.
+        window (`int`, *optional*): the side of the windows in pixels. Left out, it is the picture's shorter side; a
+            side that grows by so little that this would be less than [`THINNEST_STRIP`] of the model's pixels in it
+            gets smaller windows, more of them.
         prompt_area (`str`): `"all"`: prompts describe all that is new, as in the paper. `"middle"`: they describe a
             thing in it; the picture goes on without words first (in steps named `01_left_ground`), then an oval in the
             middle of what is new is edited.
@@ -127,13 +152,15 @@ def extend(
         bit for bit; all that is new is opaque.
 
     Raises:
-        ValueError: no side grows, an amount is negative, the window does not fit into the picture, or `prompt_area` is
-            something else.
+        ValueError: no side grows, an amount is negative, the window does not fit into the picture, a side would need
+            too many windows, or `prompt_area` is something else.
     """
     profile, photo = profile_of(image), picture_of(image)
     prompts = dict(zip(SIDES, (prompt_left, prompt_right, prompt_top, prompt_bottom), strict=True))
     check_growth(left, right, top, bottom)
+    thinnest = THINNEST_STRIP / editor.painter.size if window is None else 0.0
     window = find_window(photo.size, window)
+    windows = list(plan(photo.size, left, right, top, bottom, window, thinnest))
     if prompt_area not in PROMPT_AREAS:
         raise ValueError(f"prompt_area {prompt_area!r} is unknown; give one of {PROMPT_AREAS}.")
     settings = EditSettings(prompt=settings) if isinstance(settings, str) else settings
@@ -147,16 +174,16 @@ def extend(
     inner = (slice(top, top + photo.height), slice(left, left + photo.width))
     pixels[inner], original[inner] = np.asarray(photo), True
     painted = original.copy()
-    # what was painted before is painted again near what is new: there the seam is hidden, not over the mirror image
-    overlap = 2 * round(OVERLAP * window) + 1
     known = (left, top, left + photo.width, top + photo.height)
-    for number, step in enumerate(plan(photo.size, left, right, top, bottom, window), start=1):
+    for number, step in enumerate(windows, start=1):
         if step.grown != known:
             mirror(pixels, known, step.grown)
             known, inner_box = step.grown, known
         x, y, right_edge, bottom_edge = step.window
         part = (slice(y, bottom_edge), slice(x, right_edge))
         new = ~painted[part]
+        # what was painted before is painted again near what is new: there the seam is hidden, not over a mirror image
+        overlap = 2 * round(OVERLAP * (right_edge - x)) + 1
         region = PIL.Image.fromarray((maximum_filter(new, overlap) & ~original[part]).astype(np.uint8) * 255)
         own_prompt = prompts[step.side]
         prompt = settings.prompt if own_prompt is None else own_prompt

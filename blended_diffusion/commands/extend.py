@@ -57,7 +57,7 @@ def extend_command(
             METHOD,
             "--window",
             "Side of the square that the model sees at a time, half of it new at most. [default: the photo's shorter"
-            " side]",
+            " side, or less where little is new]",
             "PIXELS",
             at_least(1),
         ),

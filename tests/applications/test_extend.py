@@ -7,8 +7,18 @@ import PIL.Image
 import PIL.ImageCms
 import pytest
 import torch
+from conftest import make_tiny_pipe, tiny_unet
 
-from blended_diffusion.applications.extend import CONTINUING_STRENGTH, extend, mirror, plan
+from blended_diffusion.applications.extend import (
+    CONTINUING_STRENGTH,
+    MOST_WINDOWS,
+    SIDES,
+    SMALLEST_WINDOW,
+    THINNEST_STRIP,
+    extend,
+    mirror,
+    plan,
+)
 from blended_diffusion.applications.remove import misfit
 from blended_diffusion.cli import main
 from blended_diffusion.editing.editor import Edited, Editor
@@ -68,6 +78,33 @@ class TestPlan:
     def test_steps_are_equal(self):
         edges = [step.grown[0] for step in plan((32, 32), 40, 0, 0, 0, 32)]
         assert edges == [27, 13, 0]
+
+    @pytest.mark.parametrize("amounts", [(0, 3, 0, 0), (40, 1, 0, 100), (2, 0, 5, 3)])
+    def test_where_little_is_new_windows_are_so_small_that_it_is_enough_of_them(self, amounts):
+        width, height = 3000 + sum(amounts[:2]), 2000 + sum(amounts[2:])
+        painted = np.zeros((height, width), bool)
+        painted[amounts[2] : amounts[2] + 2000, amounts[0] : amounts[0] + 3000] = True
+        for step in plan((3000, 2000), *amounts, 2000, thinnest=THINNEST_STRIP / 64):
+            x, y, x_end, y_end = step.window
+            amount = amounts[SIDES.index(step.side)]
+            assert x_end - x == y_end - y == max(SMALLEST_WINDOW, 16 * amount)
+            assert 0 <= x and 0 <= y and x_end <= width and y_end <= height
+            assert painted[y:y_end, x:x_end].any()
+            painted[y:y_end, x:x_end] = True
+        assert painted.all()
+
+    @pytest.mark.parametrize("amounts", [(125, 0, 0, 0), (0, 300, 2000, 1500)])
+    def test_where_much_is_new_they_are_as_large_as_there_is_room(self, amounts):
+        windows = list(plan((3000, 2000), *amounts, 2000, thinnest=THINNEST_STRIP / 64))
+        assert windows == list(plan((3000, 2000), *amounts, 2000))
+
+    def test_too_many_windows_are_refused_with_a_growth_that_would_do(self):
+        def count(amount: int) -> int:
+            return len(list(plan((20000, 9000), 0, 0, amount, 0, 9000, thinnest=THINNEST_STRIP / 64)))
+
+        with pytest.raises(ValueError, match=r"top 3: .* 20000 pixels long, takes 833 windows of 48 .*at least 9\.$"):
+            count(3)
+        assert 250 < count(9) <= MOST_WINDOWS
 
 
 class TestExtend:
@@ -149,6 +186,39 @@ class TestExtend:
         assert not oval[:, :16].any() and 0.3 < oval[:, 16:].mean() < 0.7
         window = np.asarray(result)[:, 32:]
         assert (window[~oval] == np.asarray(recorder.made[0].best)[~oval]).all()
+
+    def test_a_few_pixels_of_a_large_photo_are_painted(self):
+        """In windows of 192 pixels for a network of 256, without attention, so that it is quick."""
+        blocks = {
+            "down_block_types": ("ResnetDownsampleBlock2D",) * 2,
+            "up_block_types": ("ResnetUpsampleBlock2D",) * 2,
+        }
+        pipe = make_tiny_pipe(
+            unet=tiny_unet(sample_size=256, block_out_channels=(16, 16), add_attention=False, **blocks)
+        )
+        photo = PIL.Image.linear_gradient("L").resize((3000, 2000)).convert("RGB")
+        quick = {"num_inference_steps": 1, "strength": 1.0, "clip_guidance_scale": 0.0, "range_guidance_scale": 0.0}
+        recorder = Recorder(pipe, num_images=1)
+        result = extend(recorder, photo, right=3, settings=EditSettings("rock", **quick))
+        assert result.size == (3003, 2000)
+        assert result.crop((0, 0, 3000, 2000)).tobytes() == photo.tobytes()
+        assert len(recorder.steps) == 20 and {image.image.size for image, *_ in recorder.steps} == {(192, 192)}
+        mirrored = np.asarray(photo)[:, -1:-4:-1]
+        assert (np.asarray(result)[:, 3000:] != mirrored).any(axis=(1, 2)).mean() > 0.5
+
+    @pytest.mark.parametrize("options", [{}, {"settings": "rock", "prompt_area": "middle"}])
+    def test_a_few_pixels_may_go_on_without_words(self, editor, photo, options):
+        photo = photo.resize((64, 80))
+        result = extend(editor, photo, bottom=3, **options)
+        assert result.crop((0, 0, 64, 80)).tobytes() == photo.tobytes()
+        assert (np.asarray(result)[80:] != np.asarray(photo)[:-4:-1]).any(axis=-1).mean() > 0.5
+
+    def test_a_window_that_is_given_is_taken(self, tiny_pipe, photo):
+        recorder = Recorder(tiny_pipe, num_images=1)
+        extend(recorder, photo.resize((64, 64)), right=3, settings="rock", window=48)
+        assert {image.image.size for image, *_ in recorder.steps} == {(48, 48)}
+        with pytest.raises(ValueError, match="too thin"):
+            extend(recorder, photo.resize((400, 400)), right=3, settings="rock", window=400)
 
     @pytest.mark.parametrize(
         "arguments, message",
