@@ -39,7 +39,7 @@ def regions_command(
     """Edit several regions of a photo in one pass, each with its own words.
 
     The model sees the square round all regions: the further they are from each other, the fewer of its pixels each one
-    has. Regions that are far apart are better edited one after another (blended-diffusion steps).
+    has. Where nothing would be left of one, they are edited one after another, each in a square of its own.
     """
     from blended_diffusion.pictures import inputs
 

@@ -8,6 +8,7 @@ import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import PIL.Image
 import PIL.ImageChops
 
@@ -73,6 +74,13 @@ def region_labels(mask: Mask | None) -> PIL.Image.Image:
                 " colours that was written with the picture."
             )
         return picture.copy()
+
+
+def regions_in(labels: PIL.Image.Image) -> list[PIL.Image.Image]:
+    """The masks in what [`label`] made, the first region's first: of mode `L`, 255 = edit, none over another."""
+    numbers = PIL.Image.fromarray(np.asarray(labels))  # not the colours
+    count: int = numbers.getextrema()[1]  # type: ignore[assignment]  # a single number, its mode is L
+    return [numbers.point([255 * (level == number) for level in range(256)]) for number in range(1, count + 1)]
 
 
 def without_what_is_covered(masks: Sequence[PIL.Image.Image]) -> list[PIL.Image.Image]:

@@ -18,7 +18,7 @@ from diffusers.image_processor import PipelineImageInput
 from diffusers.utils import logging
 from scipy.ndimage import distance_transform_edt
 
-from blended_diffusion.masks.regions import without_what_is_covered
+from blended_diffusion.masks.regions import regions_in, without_what_is_covered
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.painters.variants import variant_of
 from blended_diffusion.painters.words import prompt_arguments
@@ -57,6 +57,14 @@ def territories(coverage: np.ndarray) -> np.ndarray:
     return coverage.argmax(axis=0)[tuple(nearest)]
 
 
+def shared_out(canvas: Canvas, labels: PIL.Image.Image) -> list[np.ndarray]:
+    """The model's mask `(H, W)` of each region that [`label`] made, 255 = edit; of a small one nothing may be left."""
+    size, near = (canvas.size, canvas.size), [region.crop(canvas.square) for region in regions_in(labels)]
+    owner = territories(np.stack([np.asarray(one.resize(size, PIL.Image.Resampling.BOX)) for one in near]))
+    whole = np.asarray(canvas.model_mask)
+    return [np.where(owner == number, whole, 0).astype(np.uint8) for number in range(len(near))]
+
+
 def region_masks(canvas: Canvas, labels: PIL.Image.Image, prompts: Sequence[str]) -> list[PIL.Image.Image]:
     """The model's mask shared out among the regions: of mode `L` and the model's size, 255 = edit.
 
@@ -68,15 +76,9 @@ def region_masks(canvas: Canvas, labels: PIL.Image.Image, prompts: Sequence[str]
     Raises:
         ValueError: nothing is left of a region at the model's size, or there are not as many as prompts.
     """
-    size = (canvas.size, canvas.size)
     if labels.getextrema()[1] != len(prompts):
         raise ValueError(f"There are {labels.getextrema()[1]} regions and {len(prompts)} prompts; give each its own.")
-    near = PIL.Image.fromarray(np.asarray(labels)).crop(canvas.square)  # the numbers, not the colours
-    seen = [near.point([255 * (level == number) for level in range(256)]) for number in range(1, len(prompts) + 1)]
-    coverage = np.stack([np.asarray(one.resize(size, PIL.Image.Resampling.BOX)) for one in seen])
-    owner = territories(coverage)
-    whole = np.asarray(canvas.model_mask)
-    masks = [np.where(owner == number, whole, 0).astype(np.uint8) for number in range(len(prompts))]
+    masks = shared_out(canvas, labels)
     for number, (prompt, mask) in enumerate(zip(prompts, masks, strict=True), start=1):
         share = np.count_nonzero(mask) / mask.size
         advice = "edit regions that are far from each other one after another, or paint with a broader brush"

@@ -15,8 +15,9 @@ from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.records import read_record
 from blended_diffusion.masks.regions import label
 from blended_diffusion.models import load_model
-from blended_diffusion.painters.regions import RegionsPipeline, territories
+from blended_diffusion.painters.regions import RegionsPipeline, region_masks, territories
 from blended_diffusion.painters.settings import EditSettings
+from blended_diffusion.pictures.canvas import Canvas
 from blended_diffusion.pictures.inputs import read_mask, read_photo
 
 
@@ -177,11 +178,12 @@ class TestEdit:
         x0, y0, x1, y1 = seen[0].canvas.square
         assert x0 <= 4 and x1 >= 34 and y0 <= 8 and y1 >= 22
 
-    def test_a_region_too_small_for_the_square_is_named(self, tiny_pipe, photo):
+    def test_a_region_too_small_for_the_square_is_named(self, photo):
         size = (200, 200)
-        regions = [Region(box(size, 0, 0, 80, 80), "rock"), Region(box(size, 196, 196, 200, 200), "cat")]
+        labels = label([box(size, 0, 0, 80, 80), box(size, 196, 196, 200, 200)])
+        canvas = Canvas(photo.resize(size), labels.point([0] + [255] * 255, "L"), (0, 0, *size), 16)
         with pytest.raises(ValueError, match=r"Region 2 \('cat'\) is too small.*one after another"):
-            edit_regions(Editor(tiny_pipe, num_images=1), photo.resize(size), regions)
+            region_masks(canvas, labels, ["rock", "cat"])
 
     def test_a_small_region_is_pointed_out(self, tiny_pipe, photo, caplog):
         size = (200, 200)
