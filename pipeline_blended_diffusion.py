@@ -593,7 +593,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
                 # draw: all that is random up to the background
                 labels, step_noise, warps = self.draw(
-                    latents.shape, generators, class_labels, call.num_augmentations, match_release
+                    latents, generators, class_labels, call.num_augmentations, match_release
                 )
 
                 # estimate: x̂_0, the only forward of the UNet in this step
@@ -681,7 +681,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     def draw(
         self,
-        shape: tuple[int, ...],
+        latents: torch.Tensor,
         generators: Generators,
         class_labels: int | list[int] | torch.Tensor | None,
         num_augmentations: int,
@@ -692,32 +692,32 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         The warps are drawn in any case: what a picture draws must not depend on whether its neighbours are guided.
 
         Returns:
-            `tuple`: the classes `(B,)` of a class-conditional network; the noise of the sample's `shape`
-            `(B, 3, H, W)`, for schedulers that add some; and the warps `(B, num_augmentations − 1, 13)`.
+            `tuple`: the classes `(B,)` of a class-conditional network; the noise `(B, 3, H, W)`, of the shape of
+            `latents`, for schedulers that add some; and the warps `(B, num_augmentations − 1, 13)`.
         """
-        labels = self.prepare_class_labels(class_labels, generators, shape[0])
+        labels = self.prepare_class_labels(class_labels, generators, latents)
         step_noise = None
         if match_release or isinstance(self.scheduler, DDPMScheduler):
-            step_noise = self.draw_noise(shape, generators)
+            step_noise = self.draw_noise(latents, generators)
         num_warps = max(num_augmentations - 1, 0)
-        warps = uniform(generators, (shape[0], num_warps, NUM_WARP_PARAMETERS), self._execution_device)
+        warps = uniform(generators, (len(latents), num_warps, NUM_WARP_PARAMETERS), latents.device)
         return labels, step_noise, warps
 
-    def draw_noise(self, shape: tuple[int, ...], generators: Generators) -> torch.Tensor:
-        """Gaussian noise of `shape`, fp32; with a list of generators each picture's comes from its own."""
-        return randn_tensor(tuple(shape), generator=generators, device=self._execution_device)
+    def draw_noise(self, like: torch.Tensor, generators: Generators) -> torch.Tensor:
+        """Gaussian noise of the shape of `like`, fp32; with a list of generators each picture's comes from its own."""
+        return randn_tensor(tuple(like.shape), generator=generators, device=like.device)
 
     def prepare_class_labels(
-        self, class_labels: int | list[int] | torch.Tensor | None, generators: Generators, batch_size: int
+        self, class_labels: int | list[int] | torch.Tensor | None, generators: Generators, latents: torch.Tensor
     ) -> torch.Tensor | None:
-        """The classes of a class-conditional network, shape `(B,)`: those given, or fresh random ones."""
+        """The classes of a class-conditional network for `latents`, shape `(B,)`: given ones, or fresh random ones."""
         num_classes = self.unet.config.num_class_embeds
         if num_classes is None:
             return None
         if class_labels is None:
-            draws = uniform(generators, (batch_size, 1), self._execution_device)
+            draws = uniform(generators, (len(latents), 1), latents.device)
             return (draws.flatten() * num_classes).long()
-        return torch.as_tensor(class_labels, device=self._execution_device).flatten().expand(batch_size)
+        return torch.as_tensor(class_labels, device=latents.device).flatten().expand(len(latents))
 
     def estimate(
         self, latents: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None, differentiable: bool
@@ -783,8 +783,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         Less the distance to the negative prompt, plus by how much a copy is closer to its rival than to its prompt.
         """
         plain = F.adaptive_avg_pool2d(estimate * guidance.mask, self.clip_size)
-        copies = [plain] + [warp(plain, warps[:, n]) for n in range(warps.shape[1])]
-        embeds = self.clip_embed(torch.cat(copies).add(1).div(2)).unflatten(0, (len(copies), -1))
+        num_warps = warps.shape[1]
+        warped = warp(plain.repeat(num_warps, 1, 1, 1), warps.transpose(0, 1).flatten(0, 1))
+        embeds = self.clip_embed(torch.cat([plain, warped]).add(1).div(2)).unflatten(0, (1 + num_warps, -1))
         distance = self.prompt_distance(embeds, guidance.text_embeds)
         to_negative = self.prompt_distance(embeds, guidance.negative_embeds)
         excess = F.relu(distance - self.prompt_distance(embeds, guidance.rival_embeds))
@@ -953,12 +954,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """x_bg ~ q(x_{t−1} | x), after the last step the source itself; as released, q(x_t | x), one draw for all."""
         if match_release:
-            shape, level = (1, *source.shape[1:]), timestep
+            like, level = source[:1], timestep
         elif prev_timestep is None:
             return source
         else:
-            shape, level = source.shape, prev_timestep
-        noise = self.draw_noise(shape, generators)
+            like, level = source, prev_timestep
+        noise = self.draw_noise(like, generators)
         return self.scheduler.add_noise(source, noise, level.expand(len(source)))
 
     def paste_back(
@@ -1178,7 +1179,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """The source noised to the first timestep: x_k ~ q(x_k | x), by `latents` if given."""
         if latents is None:
-            latents = self.draw_noise(image.shape, generator)
+            latents = self.draw_noise(image, generator)
         return self.scheduler.add_noise(image, latents.to(image), timestep.expand(len(image)))
 
     def prepare_extra_step_kwargs(self, generator: Generators) -> dict:
@@ -1257,10 +1258,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             label_embeds (`torch.Tensor` of shape `(L, D)`, *optional*): of the other things it could be taken for.
         """
         signals = 2 * images - 1
-        plain = [F.adaptive_avg_pool2d(view, self.clip_size) for view in (signals * mask, signals)]
+        plain = torch.cat([F.adaptive_avg_pool2d(view, self.clip_size) for view in (signals * mask, signals)])
         warps = uniform(torch.Generator().manual_seed(0), (NUM_RANKING_WARPS, NUM_WARP_PARAMETERS), images.device)
-        warped = [warp(view, row.expand(len(view), -1)) for row in warps for view in plain]
-        views = torch.cat(plain + warped).add(1).div(2)
+        warped = warp(plain.repeat(len(warps), 1, 1, 1), warps.repeat_interleave(len(plain), dim=0))
+        views = torch.cat([plain, warped]).add(1).div(2)
         embeds = self.clip_embed(views).unflatten(0, (-1, len(images)))
         distances = self.prompt_distance(embeds, text_embeds)
         if label_embeds is not None:
@@ -2361,7 +2362,7 @@ class BlendedDiffusionLoopDraw(BlendedDiffusionLoopStep):
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
         block_state.labels, block_state.step_noise, block_state.warps = pipe.draw(
-            block_state.latents.shape,
+            block_state.latents,
             block_state.generators,
             block_state.class_labels,
             pipe.setting("num_augmentations", block_state.num_augmentations),

@@ -236,8 +236,8 @@ class TestEditVideo:
         draws = []
 
         class Recording(BlendedDiffusionPipeline):
-            def draw_noise(self, shape, generators):
-                draws.append(super().draw_noise(shape, generators))
+            def draw_noise(self, like, generators):
+                draws.append(super().draw_noise(like, generators))
                 return draws[-1]
 
         pipe = Recording(**{**make_tiny_pipe().components, "default_num_inference_steps": 5})
