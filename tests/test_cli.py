@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from forked import Forked, run_forked
 
 import blended_diffusion
 from blended_diffusion.cli import main
@@ -255,10 +257,11 @@ class TestResume:
     def test_killed_and_resumed_it_is_as_if_nothing_had_happened(self, edit, tiny_model_dir):
         flags = "--num-images 6 --batch_size 2 --num-inference-steps 20 --quiet".split()
         given = ["-p", "rock", "-i", "photo.png", "--mask", "mask.png", "--model", str(tiny_model_dir)]
-        process = start("edit", *given, "--device", "cpu", "--output_path", "killed", *flags)
-        wait_for_pictures(process, "killed", 2)
-        process.kill()
-        process.communicate()
+        edit_killed = ["edit", *given, "--device", "cpu", "--output_path", "killed", *flags]
+        process = Forked(main, edit_killed, folder=Path.cwd())
+        wait_for_pictures(process.is_alive, "killed", 2)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
         finished = {path: path.stat().st_mtime_ns for path in ranked("killed")}
         assert 2 <= len(finished) < 6
         assert edit("--output_path", "killed", "--resume", *flags) == 0
@@ -271,7 +274,7 @@ class TestResume:
     def test_ctrl_c_ends_it_with_130(self, files, tiny_model_dir):
         given = ["-p", "rock", "-i", "photo.png", "--mask", "mask.png", "--model", str(tiny_model_dir)]
         process = start("edit", *given, *"--device cpu --batch_size 1 --num-inference-steps 60".split())
-        wait_for_pictures(process, "output", 1)
+        wait_for_pictures(lambda: process.poll() is None, "output", 1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
@@ -283,10 +286,10 @@ def is_whole(path: Path) -> bool:
     return path.with_suffix(".json").is_file()
 
 
-def wait_for_pictures(process: subprocess.Popen, folder: str, number: int) -> None:
+def wait_for_pictures(is_alive: Callable[[], bool], folder: str, number: int) -> None:
     deadline = time.monotonic() + 120
     while len(list(Path(folder, "ranked").glob("*.json"))) < number:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        assert is_alive() and time.monotonic() < deadline
         time.sleep(0.01)
 
 
@@ -305,10 +308,10 @@ class TestReplay:
         assert read_record(again) == read_record(picture)
 
     def test_in_another_process_too(self, picture):
-        process = start("replay", str(picture), "--output_path", "again.png", "--device", "cpu")
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert "pixel for pixel the same" in out
+        replay = ["replay", str(picture), "--output_path", "again.png", "--device", "cpu"]
+        ended = run_forked(main, replay, folder=Path.cwd())
+        assert ended.returncode == 0, ended.stderr
+        assert "pixel for pixel the same" in ended.stdout
 
     def test_files_may_have_moved(self, picture, tiny_model_dir, capsys):
         Path("elsewhere").mkdir()

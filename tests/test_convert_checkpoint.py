@@ -1,9 +1,9 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import TOLERANCES, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from forked import run_forked
 from guided_diffusion_reference import SMALL, random_state, reference_unet, small
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
@@ -438,22 +439,20 @@ def test_what_cannot_go_back(tmp_path, folder):
 # Memory
 # ---------------------------------------------------------------------------------------------------------------------
 
-MEASURE = """
-    import json, re, sys
-    from blended_diffusion.checkpoints import convert
 
-    def memory(name):
-        return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+def print_memory(clip: Path, warm_up: Path, output: Path, runs: list[tuple[Path, str]]) -> None:
+    """For each run the peak of this process's memory over what it was before."""
 
-    clip, warm_up, output, *runs = sys.argv[1:]
-    convert(warm_up, output + "-warm-up", clip=clip, image_size=16, num_head_channels=32)
+    def memory(name: str) -> int:
+        return int(re.search(name + r":\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+    convert(warm_up, f"{output}-warm-up", clip=clip, image_size=16, num_head_channels=32)
     before, peaks = memory("VmRSS"), []
-    for number, (checkpoint, half) in enumerate(zip(runs[::2], runs[1::2])):
-        open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
+    for number, (checkpoint, half) in enumerate(runs):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
         convert(checkpoint, f"{output}-{number}", clip=clip, half=half == "half", image_size=256, num_head_channels=32)
         peaks.append(memory("VmHWM") - before)
     print(json.dumps(peaks))
-"""
 
 
 @pytest.mark.slow
@@ -471,10 +470,8 @@ def test_memory_stays_near_the_checkpoints_size(tmp_path, checkpoint, clip):
     del state
     runs = [(tmp_path / "x.pt", "full"), (tmp_path / "x.pt", "half")]
     runs += [(tmp_path / "x.safetensors", "half"), (tmp_path / "legacy.pt", "full")]
-    command = [sys.executable, "-c", textwrap.dedent(MEASURE), clip, checkpoint, tmp_path / "out"]
-    command += [argument for run in runs for argument in run]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for (path, kind), peak in zip(runs, json.loads(done.stdout.splitlines()[-1]), strict=True):
+    ended = run_forked(print_memory, clip, checkpoint, tmp_path / "out", runs, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    for (path, kind), peak in zip(runs, json.loads(ended.stdout.splitlines()[-1]), strict=True):
         print(f"{path.name} {kind}: {peak / size:.2f}")
         assert peak <= 1.3 * size

@@ -8,29 +8,17 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import PACKAGE, run_forked
 from hub_server import TOKEN, Fault, Hub, Repository, serve
 
 
-TESTS = Path(__file__).parent
-ROOT = TESTS.parent
-PACKAGE = ("blended_diffusion", "pipeline_blended_diffusion")
+ROOT = Path(__file__).parents[1]
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 pytestmark = pytest.mark.slow
-
-
-class Hidden:
-    """As if the package were not installed."""
-
-    @staticmethod
-    def find_spec(name: str, *_) -> None:
-        if name.split(".")[0] in PACKAGE:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def in_process(function, folder: Path, hub: Hub, package: bool = True, **environment: str) -> dict:
@@ -43,7 +31,6 @@ def in_process(function, folder: Path, hub: Hub, package: bool = True, **environ
         package (`bool`): whether this package can be imported there.
         environment: more of its environment.
     """
-    code = f"import test_hub; test_hub.run(test_hub.{function.__name__}, package={package})"
     variables = {
         **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
         "HF_ENDPOINT": hub.url,
@@ -55,20 +42,15 @@ def in_process(function, folder: Path, hub: Hub, package: bool = True, **environ
         "OMP_NUM_THREADS": "1",
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
-        "PYTHONPATH": f"{TESTS}{os.pathsep}{ROOT}",
         **environment,
     }
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=variables, capture_output=True, text=True, timeout=300
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+    ended = run_forked(write_result, function, folder=folder, environment=variables, package=package)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     return json.loads((folder / "result.json").read_text())
 
 
-def run(function, package: bool) -> None:
+def write_result(function) -> None:
     """The other side of [`in_process`]."""
-    if not package:
-        sys.meta_path.insert(0, Hidden)
     Path("result.json").write_text(json.dumps(function()))
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from conftest import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 from diffusers import DiffusionPipeline
 from diffusers.utils.dynamic_modules_utils import check_imports
+from forked import run_forked
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
@@ -211,21 +211,15 @@ ABSOLUTE = SUBCLASS.replace("if __package__", "if False")
 
 WITHOUT_THE_PACKAGE = """
 import sys
-sys.path.insert(0, {tests!r})
-from test_hub import Hidden, error_of
-sys.meta_path.insert(0, Hidden)
 
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-def load():
-    return DiffusionPipeline.from_pretrained("saved", trust_remote_code=True)
-
-error = error_of(load)
-if error is not None:
-    sys.exit(error)
-pipe = load()
+try:
+    pipe = DiffusionPipeline.from_pretrained("saved", trust_remote_code=True)
+except ImportError as error:
+    sys.exit(str(error))
 pipe("rock", Image.new("RGB", (16, 16)), generator=torch.Generator().manual_seed(0)).images[0].save("loaded.png")
 pipe.save_pretrained("again")
 """
@@ -242,19 +236,13 @@ def test_a_saved_subclass_loads_without_the_package_or_says_what_is_missing(tmp_
     pipe = DarkerPipeline(**tiny_pipe.components, **defaults)
     pipe.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "pipeline_blended_diffusion.py").read_bytes() == Path(method.__file__).read_bytes()
-    process = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE.format(tests=str(Path(__file__).parent))],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    ended = run_forked(exec, WITHOUT_THE_PACKAGE, {}, folder=tmp_path, environment=environment, package=False)
     if how == "absolute":
-        assert process.returncode == 1
-        assert "No module named 'pipeline_blended_diffusion'" in process.stderr.strip().splitlines()[-1]
+        assert ended.returncode == 1
+        assert "No module named 'pipeline_blended_diffusion'" in ended.stderr.strip().splitlines()[-1]
         return
-    assert process.returncode == 0, process.stderr
+    assert ended.returncode == 0, ended.stderr
     expected = pipe("rock", Image.new("RGB", (16, 16)), generator=torch.Generator().manual_seed(0)).images[0]
     with Image.open(tmp_path / "loaded.png") as found:
         assert found.tobytes() == expected.tobytes()

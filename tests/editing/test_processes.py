@@ -1,16 +1,13 @@
 """Several processes make the pictures of one: the same ones, whatever becomes of some of the processes.
 
-Two tests start real launchers. The others fork their processes from one that has imported what is slow to import.
+One test starts its processes as people do. The others fork them from one that has imported what is slow to import.
 """
 
 import contextlib
 import json
-import multiprocessing
 import os
-import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from forked import FORKS, Forked, run_forked
 
 from blended_diffusion.cli import main
 from blended_diffusion.editing import processes
@@ -32,15 +30,6 @@ from blended_diffusion.editing.results import Results
 from blended_diffusion.models import load_model
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures.inputs import read_mask, read_photo
-
-
-BIN = Path(sys.executable).parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["blended_diffusion.editing.candidates", "blended_diffusion.applications.batch", "torch.distributed"]
-)
 
 
 # what the others write is compared byte by byte
@@ -169,54 +158,64 @@ def test_however_many_they_are_everything_written_is_the_same(edit, count):
     assert [said(index) for index in range(1, count)] == [""] * (count - 1)
 
 
-@pytest.mark.slow
+def accelerate(arguments: list[str]) -> None:
+    """`accelerate ARGUMENTS`"""
+    from accelerate.commands import accelerate_cli
+
+    sys.argv = ["accelerate", *arguments]
+    accelerate_cli.main()
+
+
 def test_accelerate_launch(edit):
     assert main([*edit, "--output_path", "one", "--quiet"]) == 0
-    launcher = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m"]
-    command = [*launcher, "blended_diffusion", *edit, "--output_path", "two", "--quiet"]
-    subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True)
+    launch = ["launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "blended_diffusion"]
+    ended = run_forked(accelerate, [*launch, *edit, "--output_path", "two", "--quiet"], folder=Path.cwd())
+    assert ended.returncode == 0, ended.stderr
     assert files("two") == files("one")
 
 
-@pytest.mark.slow
+def stay_in_the_second_batch(command: list[str]) -> int:
+    """The command, of which each process says its id and waits before its second batch."""
+    batches = []
+
+    def do(seeds):
+        batches.append(seeds)
+        if len(batches) == 2:
+            Path(f"stays_{os.environ['RANK']}").write_text(str(os.getpid()))
+            time.sleep(300)
+
+    before_each_batch(do)
+    sys.exit(main(command))
+
+
+def launch(command: list[str]) -> None:
+    """As `torchrun --standalone --nproc-per-node 2` does, but for forking."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        1, 1, 2, run_id="0", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, start_method="fork"
+    )
+    elastic_launch(config, stay_in_the_second_batch)(command)
+
+
 def test_a_worker_killed_under_torchrun(edit):
     """The launcher ends the others; what is finished is kept, and one process goes on."""
-    command = [*edit, "--num-inference-steps", "120", "--quiet"]
-    torchrun = ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "blended_diffusion"]
-    launcher = subprocess.Popen(
-        [*torchrun, *command, "--output_path", "killed"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    )
+    command = [*edit, "--quiet"]
+    launcher = Forked(launch, [*command, "--output_path", "killed"], folder=Path.cwd())
     deadline = time.monotonic() + 120
-    # by then the first process, which made these, has asked the other one, and makes its last pictures
-    while not [*Path("killed/ranked").glob("*_seed_40[45].json")]:
-        assert launcher.poll() is None and time.monotonic() < deadline, launcher.communicate()
+    while len(stay := [*Path().glob("stays_?")]) < 2 or not all(path.read_text() for path in stay):
+        assert launcher.is_alive() and time.monotonic() < deadline, launcher.wait(1)
         time.sleep(0.01)
-    os.kill(worker_of(launcher.pid, rank=1), signal.SIGKILL)
-    err = launcher.communicate(timeout=60)[1]
-    assert launcher.returncode == 1
-    assert re.search(r"interrupted: \d of 7 pictures are finished; --resume makes the others", err), err
+    os.kill(int(Path("stays_1").read_text()), signal.SIGKILL)
+    ended = launcher.wait(60)
+    assert ended.returncode == 1
+    assert "interrupted: 4 of 7 pictures are finished; --resume makes the others" in ended.stderr, ended
     finished = {path: path.stat().st_mtime_ns for path in Path("killed/ranked").glob("*.json")}
-    assert 0 < len(finished) < 7
+    assert len(finished) == 4
     assert main([*command, "--output_path", "killed", "--resume"]) == 0
     assert main([*command, "--output_path", "one"]) == 0
-    assert files("killed/ranked", "*.??*") == files("one/ranked") | leftovers("killed")
+    assert files("killed/ranked") == files("one/ranked")
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
-
-
-def worker_of(launcher: int, rank: int) -> int:
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int(re.search(r"^PPid:\s+(\d+)$", (folder / "status").read_text(), re.M)[1])
-            if parent == launcher and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                return int(folder.name)
-        except OSError:
-            pass  # it has ended meanwhile
-    raise AssertionError("no such process")
-
-
-def leftovers(folder: str) -> dict[str, bytes]:
-    """What was being written when a process was killed."""
-    return {name: content for name, content in files(f"{folder}/ranked").items() if ".part/" in name}
 
 
 class TestAnAccident:
