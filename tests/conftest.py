@@ -7,6 +7,7 @@ import socket
 import string
 import sys
 import tempfile
+from collections.abc import Iterable
 from functools import partialmethod
 from pathlib import Path
 
@@ -81,6 +82,12 @@ TOLERANCES = {
     torch.bfloat16: (5e-2, 5e-2),
     torch.float16: (1e-2, 1e-2),
 }
+
+
+def quick_first(values: Iterable) -> list:
+    """The values of a parameter; with all but the first of them a test counts as slow."""
+    first, *others = values
+    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]
 
 
 def assert_close(actual, expected, dtype: torch.dtype = torch.float32) -> None:

@@ -17,7 +17,15 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload
-from conftest import assert_close, make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
+from conftest import (
+    assert_close,
+    make_tiny_pipe,
+    quick_first,
+    tiny_clip,
+    tiny_feature_extractor,
+    tiny_tokenizer,
+    tiny_unet,
+)
 from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
@@ -41,7 +49,7 @@ from blended_diffusion.painters.windows import WindowedPipeline
 from pipeline_blended_diffusion import BlendedDiffusionPipeline, to_tensor
 
 
-GRADIENTS = ["sample", "estimate"]
+GRADIENTS = quick_first(["sample", "estimate"])
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
@@ -86,6 +94,7 @@ def test_optional_components_stay_left_out(tiny_pipe, photo, mask, tmp_path):
     assert_close(edit(loaded, photo, mask), edit(tiny_pipe, photo, mask))
 
 
+@pytest.mark.slow
 def test_optional_components_that_are_there_stay_and_can_be_left_out_when_loading(photo, mask, tmp_path):
     second = {"tokenizer_2": tiny_tokenizer(), "feature_extractor_2": tiny_feature_extractor(8)}
     pipe = make_tiny_pipe(clip_model_2=tiny_clip(8), **second)
@@ -172,7 +181,7 @@ def test_a_batch_of_unequal_prompts_is_each_by_itself(tiny_pipe, photo, mask):
 
 @pytest.mark.parametrize("num_prompts", [1, 2])
 @pytest.mark.parametrize("num_images_per_prompt", [1, 2])
-@pytest.mark.parametrize("output_type", ["pil", "np", "pt", "latent"])
+@pytest.mark.parametrize("output_type", quick_first(["pil", "np", "pt", "latent"]))
 def test_how_many_pictures(tiny_pipe, photo, mask, num_prompts, num_images_per_prompt, output_type):
     out = tiny_pipe(
         ["rock"] * num_prompts,
@@ -240,7 +249,7 @@ SCALES = {
 }
 
 
-@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("name", quick_first(SCALES))
 @pytest.mark.parametrize("hidden", [False, True])
 def test_a_callback_sets_guidance_scales_from_the_next_step_on(tiny_pipe, photo, mask, name, hidden):
     """Set to 0 after the first step, a scale is what a loop says that stops there and goes on without it."""
@@ -438,6 +447,7 @@ def test_device_map(tiny_model_dir, photo, mask, device_map):
     assert_close(edit(loaded, photo, mask), edit(make_tiny_pipe(), photo, mask))
 
 
+@pytest.mark.slow
 def test_attention_slicing_changes_nothing(tiny_pipe, photo, mask):
     plain = edit(tiny_pipe, photo, mask)
     for slice_size in ("auto", "max", 1):
@@ -465,6 +475,7 @@ def test_model_offload(tiny_pipe, photo, mask, guidance_gradient):
     assert torch.equal(edit(tiny_pipe, photo, mask, guidance_gradient=guidance_gradient), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_gradient", GRADIENTS)
 def test_sequential_offload(tiny_pipe, photo, mask, guidance_gradient):
     """With accelerate's own call: diffusers' names a device by number, which the CPU has none of."""
@@ -478,6 +489,7 @@ def test_sequential_offload(tiny_pipe, photo, mask, guidance_gradient):
     assert torch.equal(edit(tiny_pipe, photo, mask, guidance_gradient=guidance_gradient), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_gradient", GRADIENTS)
 @pytest.mark.parametrize(
     "arguments", [{"offload_type": "leaf_level"}, {"offload_type": "block_level", "num_blocks_per_group": 1}]
@@ -577,6 +589,7 @@ def test_from_pipe_keeps_the_defaults(tiny_pipe, photo, mask):
     assert changed.config.default_strength == 0.4 and tiny_pipe.config.default_strength == 0.8
 
 
+@pytest.mark.slow
 def test_from_pipe_by_way_of_plain_sampling(photo, mask):
     """`DDPMPipeline` knows nothing of CLIP or of the defaults, and hands them on all the same."""
     pipe = make_tiny_pipe(unet=tiny_unet(out_channels=3), scheduler=DDPMScheduler(clip_sample=False))
@@ -603,7 +616,7 @@ def test_a_copy_with_another_scheduler_leaves_the_first_alone(tiny_pipe, photo, 
     assert torch.equal(edit(tiny_pipe, photo, mask), before)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pipe: pickle.loads(pickle.dumps(pipe))])
+@pytest.mark.parametrize("duplicate", quick_first([copy.deepcopy, lambda pipe: pickle.loads(pickle.dumps(pipe))]))
 def test_duplicates_stand_by_themselves(tiny_pipe, photo, mask, duplicate):
     before = edit(tiny_pipe, photo, mask)
     other = duplicate(tiny_pipe)
@@ -613,7 +626,9 @@ def test_duplicates_stand_by_themselves(tiny_pipe, photo, mask, duplicate):
     assert torch.equal(edit(other, photo, mask), before)
 
 
-@pytest.mark.parametrize("derive", [copy.copy, lambda pipe: WindowedPipeline.of(pipe, 2), RegionsPipeline.of])
+@pytest.mark.parametrize(
+    "derive", quick_first([copy.copy, lambda pipe: WindowedPipeline.of(pipe, 2), RegionsPipeline.of])
+)
 def test_no_progress_bar_where_it_is_switched_off(photo, mask, capfd, derive):
     pipe = make_tiny_pipe()
     pipe.set_progress_bar_config(disable=True)
@@ -781,6 +796,7 @@ def test_with_every_scheduler_words_guide_and_pictures_are_their_own_generators(
     assert torch.equal(together.images[..., outside], to_tensor(photo)[:, outside].expand(3, -1, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheduler_class", "options"),
     [

@@ -4,24 +4,21 @@ import ast
 import inspect
 import json
 import os
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import lpips
 import pytest
 import torch
-from conftest import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
+from conftest import make_tiny_pipe, quick_first, tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
 from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, ModularPipeline
 from diffusers.modular_pipelines import ComponentsManager, ModularPipelineBlocks, OutputParam
+from forked import run_forked
 from hub_server import TOKEN, serve
 
 from blended_diffusion.demo import MODEL_FOLDER
 from pipeline_blended_diffusion import RENAMED, BlendedDiffusionBlocks, BlendedDiffusionPipeline
 
 
-TESTS = Path(__file__).parent
 CALL = inspect.signature(BlendedDiffusionPipeline.__call__).parameters
 
 
@@ -84,19 +81,20 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("call", quick_first(CALLS.values()), ids=CALLS)
 def test_the_same_pictures(tiny_pipe, photo, mask, call):
     mask = mask.point(lambda value: value // 2 + 20) if "soft_mask" in call else mask
     assert_same(tiny_pipe, modular(tiny_pipe), image=photo, mask_image=mask, **call)
 
 
+@pytest.mark.slow
 def test_the_same_pictures_of_crops(tiny_pipe, photo, mask):
     photos, masks = ([picture.resize(size) for size in ((40, 30), (24, 50))] for picture in (photo, mask))
     call = {"padding_mask_crop": 2, "num_images_per_prompt": 2, "output_type": "pil"}
     assert_same(tiny_pipe, modular(tiny_pipe), 4, image=photos, mask_image=masks, **call)
 
 
-@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
+@pytest.mark.parametrize("scheduler", quick_first([DDIMScheduler, EulerDiscreteScheduler]))
 def test_the_same_pictures_with_another_scheduler(tiny_pipe, photo, mask, scheduler):
     other = modular(tiny_pipe)
     tiny_pipe.scheduler = scheduler.from_config(tiny_pipe.scheduler.config)
@@ -104,6 +102,7 @@ def test_the_same_pictures_with_another_scheduler(tiny_pipe, photo, mask, schedu
     assert_same(tiny_pipe, other, image=photo, mask_image=mask)
 
 
+@pytest.mark.slow
 def test_the_same_pictures_with_two_clips_and_classes(photo, mask):
     second = {"clip_model_2": tiny_clip(8), "tokenizer_2": tiny_tokenizer()}
     pipe = make_tiny_pipe(unet=tiny_unet(num_class_embeds=10), feature_extractor_2=tiny_feature_extractor(8), **second)
@@ -111,6 +110,7 @@ def test_the_same_pictures_with_two_clips_and_classes(photo, mask):
     assert_same(pipe, modular(pipe), image=photo, mask_image=mask, class_labels=3)
 
 
+@pytest.mark.slow
 def test_the_same_pictures_from_one_generator_and_given_noise(tiny_pipe, photo, mask):
     call = {"prompt": "rock", "image": photo, "mask_image": mask, "num_images_per_prompt": 2, "output_type": "pt"}
     call["latents"] = torch.randn(2, 3, 16, 16, generator=seeded(0)[0])
@@ -122,6 +122,7 @@ def test_the_same_pictures_from_one_generator_and_given_noise(tiny_pipe, photo, 
         assert one == other
 
 
+@pytest.mark.slow
 def test_the_perceptual_network_is_made_once(tiny_pipe, photo, mask, monkeypatch):
     made = []
 
@@ -390,12 +391,6 @@ def test_the_bundled_model_has_what_saving_it_would_write(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 
 FRESH = """
-import importlib.util, sys
-sys.path.insert(0, {tests!r})
-from test_hub import PACKAGE, Hidden, error_of
-sys.meta_path.insert(0, Hidden)
-assert all(error_of(importlib.util.find_spec, name) for name in PACKAGE)
-
 import numpy as np, torch
 from diffusers import DiffusionPipeline, ModularPipeline
 from huggingface_hub import HfApi, constants, model_info, snapshot_download
@@ -459,15 +454,9 @@ def test_loads_without_the_package_from_folders_and_the_hub(tmp_path):
         variables = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         hub_variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
         quiet = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
-        process = subprocess.run(
-            [sys.executable, "-c", FRESH.format(tests=str(TESTS))],
-            cwd=tmp_path,
-            env={**variables, **hub_variables, **quiet, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert process.returncode == 0, process.stdout + process.stderr
+        environment = {**variables, **hub_variables, **quiet}
+        ended = run_forked(exec, FRESH, {}, folder=tmp_path, environment=environment, package=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
         index = json.loads(hub.repositories["somebody/tiny"].files["modular_model_index.json"].content)
     assert index["unet"][2]["pretrained_model_name_or_path"] == "somebody/tiny"
     saved = json.loads((tmp_path / "saved" / "modular_model_index.json").read_text())

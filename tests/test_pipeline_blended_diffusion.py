@@ -9,6 +9,7 @@ from conftest import (
     TOLERANCES,
     assert_close,
     make_tiny_pipe,
+    quick_first,
     tiny_clip,
     tiny_feature_extractor,
     tiny_tokenizer,
@@ -369,7 +370,7 @@ def test_latents_take_the_place_of_the_first_draw(tiny_pipe, photo, mask):
 
 
 @pytest.mark.parametrize("guidance_gradient", ["sample", "estimate"])
-@pytest.mark.parametrize("scheduler_class", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler])
+@pytest.mark.parametrize("scheduler_class", quick_first([DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler]))
 def test_guidance_brings_the_picture_closer_to_the_prompt(tiny_pipe, photo, mask, guidance_gradient, scheduler_class):
     tiny_pipe.scheduler = scheduler_class.from_config(tiny_pipe.scheduler.config)
     common = {"num_images_per_prompt": 4, "generator": seeded(0, 1, 2, 3), "num_inference_steps": 10}
@@ -538,7 +539,7 @@ def test_one_forward_a_step_and_a_backward_only_for_the_sample(tiny_pipe, photo,
     assert grad_enabled == [guidance_gradient == "sample"] * 4
 
 
-@pytest.mark.parametrize("scale", ["background_mse_scale", "background_lpips_scale"])
+@pytest.mark.parametrize("scale", quick_first(["background_mse_scale", "background_lpips_scale"]))
 def test_background_losses_hold_the_background(tiny_pipe, photo, mask, scale):
     """Algorithm 1: without blending, the background term alone keeps the picture near the photo."""
     lpips = pytest.importorskip("lpips")
@@ -573,7 +574,7 @@ def test_lpips_without_its_backbone_says_what_to_do(tiny_pipe, photo, mask, monk
 # --- life in diffusers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheduler_class", SCHEDULERS)
+@pytest.mark.parametrize("scheduler_class", quick_first(SCHEDULERS))
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_schedulers(tiny_pipe, photo, mask, scheduler_class, strength):
     tiny_pipe.scheduler = scheduler_class.from_config(tiny_pipe.scheduler.config)
@@ -683,6 +684,7 @@ def test_what_ranks_is_chosen_and_changes_nothing_else(tiny_pipe, photo, mask):
     assert_close(alone.clip_distances[0], around.clip_distances[1])
 
 
+@pytest.mark.slow
 def test_all_kinds_of_pictures_are_the_same_picture(tiny_pipe, photo, mask):
     reference = tiny_pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images
     array, tensor = np.asarray(photo), as_tensor(photo)
@@ -698,6 +700,7 @@ def test_all_kinds_of_pictures_are_the_same_picture(tiny_pipe, photo, mask):
         assert_close(tiny_pipe("rock", image, mask_image, generator=seeded(0), output_type="pt").images, reference)
 
 
+@pytest.mark.slow
 def test_masks_may_be_a_batch_of_three_dimensions(tiny_pipe, photo, mask):
     white = as_tensor(mask)[0]
     both = [white, 1 - white]
@@ -986,7 +989,7 @@ def test_a_call_changes_no_component(tiny_pipe, photo, mask):
             assert value == after[key]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", quick_first([torch.bfloat16, torch.float16]))
 @pytest.mark.parametrize("guidance_gradient", ["sample", "estimate"])
 def test_half_precision(photo, mask, dtype, guidance_gradient):
     common = {"guidance_gradient": guidance_gradient, "output_type": "pt", "clip_guidance_scale": 5.0}
@@ -1232,7 +1235,7 @@ def with_second(clip_model: CLIPModel, **changes) -> BlendedDiffusionPipeline:
     return make_tiny_pipe(clip_model_2=clip_model, **{**second, **changes})
 
 
-@pytest.mark.parametrize("guidance_gradient", ["sample", "estimate"])
+@pytest.mark.parametrize("guidance_gradient", quick_first(["sample", "estimate"]))
 @pytest.mark.parametrize("arguments", [{}, {"match_release": True}, {"ranking": "region", "negative_prompt": "cat"}])
 def test_the_same_clip_twice_is_the_one_clip(tiny_pipe, photo, mask, guidance_gradient, arguments):
     one, two = (
@@ -1276,6 +1279,7 @@ def test_embeddings_of_two_clips_stand_side_by_side(photo, mask):
         pipe(image=photo, mask_image=mask, prompt_embeds=torch.ones(1, 24))
 
 
+@pytest.mark.slow
 def test_a_second_clip_is_saved_and_loaded(photo, mask, tmp_path):
     pipe = with_second(other_clip())
     expected = pipe("rock", photo, mask, generator=seeded(0), output_type="pt").images

@@ -106,6 +106,7 @@ def test_pictures_are_those_of_fp32(photo, mask, dtype, guidance_gradient):
     assert 0 < (pictures - expected).abs().mean() < WANTED
 
 
+@pytest.mark.slow
 def test_the_bundled_models_pictures_in_bf16_are_those_of_fp32():
     photo, mask = (
         load_image(str(EXAMPLES / name)).crop((0, 220, 180, 400)).resize((64, 64))

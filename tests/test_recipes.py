@@ -96,6 +96,7 @@ class TestOtherPipelines:
 
 
 class TestLora:
+    @pytest.mark.slow
     def test_merged_it_is_a_stock_network_and_does_the_same(self, edit, tiny_pipe, tmp_path):
         peft = pytest.importorskip("peft")
         without = edit(tiny_pipe)

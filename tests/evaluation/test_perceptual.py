@@ -214,6 +214,7 @@ def test_the_real_linear_layers_are_the_package_s_own(real_archive):
             assert np.array_equal(layer.model[-1].weight.numpy(), kernel.transpose(3, 2, 0, 1))
 
 
+@pytest.mark.slow
 def test_the_real_first_weights_are_torchvisions(real_archive):
     # as people print them on the web, of alexnet-owt-7be5be79.pth and vgg16-397923af.pth
     alex = load_lpips("alex").net.slice1[0].weight
@@ -224,6 +225,7 @@ def test_the_real_first_weights_are_torchvisions(real_archive):
     torch.testing.assert_close(vgg[0, 0], printed, rtol=0, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_the_real_distances_of_noise_are_the_published_ones(real_archive):
     # what a user of `lpips.LPIPS(net="vgg")` with torchvision's weights got for these pictures and wrote down
     random = np.random.RandomState(123)
@@ -233,6 +235,7 @@ def test_the_real_distances_of_noise_are_the_published_ones(real_archive):
     torch.testing.assert_close(distances, torch.tensor(written), rtol=0, atol=6e-5)
 
 
+@pytest.mark.slow
 def test_the_real_distance_grows_with_noise_and_tells_photos_apart(real_archive):
     def read(name):
         pixels = np.array(Image.open(f"examples/{name}.jpg").convert("RGB").resize((128, 128)))

@@ -102,6 +102,7 @@ QUICK = {"num_inference_steps": 4, "strength": 0.5}
 
 
 class TestBench:
+    @pytest.mark.slow
     def test_an_outcome_measures_what_was_made(self, bench):
         task = next(task for task in TASKS if task.size == "large")
         outcome = bench.outcome("default", Method("quick", QUICK), task)

@@ -41,6 +41,7 @@ def test_it_is_added_to_what_candidates_are_ranked_by(tiny_pipe, photo, mask):
     assert [one.image.tobytes() for one in made[0.0]] == [one.image.tobytes() for one in made[3.0]]
 
 
+@pytest.mark.slow
 def test_the_bundled_model_sees_what_misses_and_what_fills_its_mask():
     pipe = load_model().pipe
     tasks, composites = load_benchmark(), real_composites()

@@ -96,6 +96,7 @@ class TestAnyPainter:
             np.testing.assert_array_equal(np.asarray(image)[~inside], np.asarray(photo)[~inside])
             assert (np.asarray(image) != np.asarray(photo))[inside].any()
 
+    @pytest.mark.slow
     def test_what_it_made_is_kept_and_made_again(self, plain, scene, tmp_path):
         made_with = MadeWith.on(torch.device("cpu"), torch.float32)
         editor = FolderEditor(plain, tmp_path, made_with, num_images=2, batch_size=2, film="gif", stem="plain")

@@ -91,6 +91,7 @@ class TestWindowedPipeline:
         WindowedPipeline.of(tiny_pipe, 2)("rock", *large, guidance_gradient="sample")
         assert windows == [(1, 3, 16, 16)] * 4 * 9 * 2
 
+    @pytest.mark.slow
     def test_a_picture_is_the_same_alone_and_in_a_batch(self, tiny_pipe, large):
         pipe = WindowedPipeline.of(tiny_pipe, 2)
         other = large[0].transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
@@ -163,6 +164,7 @@ class TestEdit:
         np.testing.assert_array_equal(after[outside], np.asarray(scene[0])[outside])
         assert (after != np.asarray(job().finish(job().make([5])[0]))).any()
 
+    @pytest.mark.slow
     def test_it_is_made_again_exactly_and_does_not_depend_on_its_batch(self, job):
         edit = job(detail=2)
         first, again = edit.make([5, 6])[1], edit.make([5, 6])[1]

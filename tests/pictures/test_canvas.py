@@ -189,6 +189,7 @@ class TestCanvas:
         canvas = Canvas.around(noise(100, 100), ellipse(100, 100, (2, 2, side, side)), 8, 0.2)
         assert canvas.view == (canvas.visible if from_near else (0, 0, 100, 100))
 
+    @pytest.mark.slow
     def test_a_large_photo_is_never_held_as_floating_point(self):
         size = (700, 8000)
         canvas = Canvas.around(noise(*size), ellipse(*size, (10, 10, 690, 7990)), 512, 0.5)
@@ -200,6 +201,7 @@ class TestCanvas:
         # one channel of it in double precision would be this much
         assert peak < 8 * size[0] * size[1]
 
+    @pytest.mark.slow
     def test_memory_grows_with_the_region_not_the_photo(self):
         edited, peaks = noise(16, 16), []
         for side in (400, 2000):
