@@ -15,11 +15,8 @@ from blended_diffusion.applications import batch as jobs_module
 from blended_diffusion.applications.batch import run_jobs, write_summary
 from blended_diffusion.applications.job_files import read_jobs
 from blended_diffusion.cli import main
-from blended_diffusion.editing.candidates import make_candidates
 from blended_diffusion.editing.editor import FolderEditor
-from blended_diffusion.editing.made_with import MadeWith
 from blended_diffusion.editing.records import read_record
-from blended_diffusion.models import load_model
 from blended_diffusion.pictures.inputs import read_photo
 
 
@@ -38,23 +35,9 @@ def photos(tmp_path, monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-def make_without_sheets(job, results, seeds, keep):
-    for _ in make_candidates(job, results, seeds, keep):
-        pass
-    return results.finished()
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_dir):
-    model = load_model(str(tiny_model_dir))
-    model.pipe.set_progress_bar_config(disable=True)
-    return model
-
-
 @pytest.fixture
-def editor(model) -> FolderEditor:
-    made_with = MadeWith.on(torch.device("cpu"), torch.float32)
-    return FolderEditor(model, Path("out"), made_with, num_images=1, resume=True, make=make_without_sheets)
+def editor(folder_editor) -> FolderEditor:
+    return folder_editor(num_images=1)
 
 
 def write(*rows: dict) -> str:

@@ -4,18 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from blended_diffusion.applications.job_files import read_jobs
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
-    """Photos `a.png` and `b.png` with a mask, `c.png` without."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("a", "b", "c", "a_mask", "b_mask"):
-        Image.new("L" if "mask" in name else "RGB", (8, 8), "white").save(f"{name}.png")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 class TestJobs:

@@ -11,13 +11,7 @@ from blended_diffusion.applications.registry import APPLICATIONS, application_of
 from blended_diffusion.applications.step_files import parse_step, parse_steps, read_steps
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
-    """Photos `a.png` and `b.png` with a mask, `c.png` without."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("a", "b", "c", "a_mask", "b_mask"):
-        Image.new("L" if "mask" in name else "RGB", (8, 8), "white").save(f"{name}.png")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 class TestStep:

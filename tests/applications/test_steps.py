@@ -2,12 +2,12 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
 from blended_diffusion import masks
 from blended_diffusion.applications.regions import Region, edit_regions
@@ -16,11 +16,9 @@ from blended_diffusion.applications.step_files import parse_step
 from blended_diffusion.applications.steps import overview, run_steps
 from blended_diffusion.cli import main
 from blended_diffusion.editing.candidates import make_candidates
-from blended_diffusion.editing.editor import Editor, FolderEditor
-from blended_diffusion.editing.made_with import MadeWith
+from blended_diffusion.editing.editor import Editor
 from blended_diffusion.editing.records import read_record
 from blended_diffusion.masks.source import look_at_mask
-from blended_diffusion.models import load_model
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures.inputs import Mask, Photo, read_photo
 
@@ -49,27 +47,9 @@ def files(photo) -> list[dict]:
     return [{"mask": "left.png", "prompt": "rock"}, {"mask": "right.png", "prompt": "cat", "strength": 0.6}]
 
 
-def make_without_sheets(job, results, seeds, keep):
-    for _ in make_candidates(job, results, seeds, keep):
-        pass
-    return results.finished()
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_dir):
-    model = load_model(str(tiny_model_dir))
-    model.pipe.set_progress_bar_config(disable=True)
-    return model
-
-
 @pytest.fixture
-def folder_editor(model):
-    def make(**options) -> FolderEditor:
-        made_with = MadeWith.on(torch.device("cpu"), torch.float32)
-        options = {"num_images": 2, "batch_size": 2, "resume": True, "make": make_without_sheets, **options}
-        return FolderEditor(model, Path("out"), made_with, **options)
-
-    return make
+def folder_editor(folder_editor):
+    return partial(folder_editor, num_images=2, batch_size=2)
 
 
 def pixels(image) -> np.ndarray:
