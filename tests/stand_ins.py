@@ -8,7 +8,6 @@ import string
 from pathlib import Path
 
 import torch
-from conftest import tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -18,6 +17,7 @@ from diffusers import (
     StableDiffusionUpscalePipeline,
     UNet2DConditionModel,
 )
+from tiny import tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
 from transformers import (
     CLIPSegConfig,
     CLIPSegForImageSegmentation,

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOLERANCES, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
 from forked import run_forked
 from guided_diffusion_reference import SMALL, random_state, reference_unet, small
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from tiny import TOLERANCES, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 from typer.testing import CliRunner
 
 from blended_diffusion.checkpoints import PRESETS, Preset, convert, recorded_architecture, to_guided_diffusion

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close
 from diffusers import DiffusionPipeline
 from house import ROOT
 from huggingface_hub import ModelCard
 from PIL import Image
+from tiny import assert_close
 
 import pipeline_blended_diffusion
 from blended_diffusion import models

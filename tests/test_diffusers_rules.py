@@ -17,15 +17,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload
-from conftest import (
-    assert_close,
-    make_tiny_pipe,
-    quick_first,
-    tiny_clip,
-    tiny_feature_extractor,
-    tiny_tokenizer,
-    tiny_unet,
-)
+from conftest import quick_first
 from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
@@ -43,6 +35,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
 from stand_ins import tiny_text_encoder
+from tiny import assert_close, make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
 
 from blended_diffusion.painters.regions import RegionsPipeline
 from blended_diffusion.painters.windows import WindowedPipeline

@@ -27,10 +27,10 @@ from unittest.mock import patch
 import pytest
 import torch
 import typer
-from conftest import make_tiny_pipe, tiny_unet
 from guided_diffusion_reference import SMALL, random_state
 from PIL import Image
 from stand_ins import save_stand_ins
+from tiny import make_tiny_pipe, tiny_unet
 
 import pipeline_blended_diffusion
 from blended_diffusion import models

@@ -101,9 +101,9 @@ def push() -> dict:
     import contextlib
     import io
 
-    from conftest import make_tiny_pipe
     from diffusers import DiffusionPipeline
     from huggingface_hub import HfApi
+    from tiny import make_tiny_pipe
 
     from blended_diffusion.cli import main
     from blended_diffusion.demo import MODEL_FOLDER

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_tiny_pipe, tiny_unet
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
+from tiny import make_tiny_pipe, tiny_unet
 
 import pipeline_blended_diffusion as method
 from blended_diffusion.checkpoints import convert

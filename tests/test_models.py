@@ -6,7 +6,7 @@ import shutil
 import huggingface_hub
 import pytest
 import torch
-from conftest import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
+from tiny import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 
 from blended_diffusion import models
 from blended_diffusion.demo import MODEL_FOLDER

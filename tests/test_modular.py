@@ -9,11 +9,12 @@ import textwrap
 import lpips
 import pytest
 import torch
-from conftest import make_tiny_pipe, quick_first, tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
+from conftest import quick_first
 from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, ModularPipeline
 from diffusers.modular_pipelines import ComponentsManager, ModularPipelineBlocks, OutputParam
 from forked import run_forked
 from hub_server import TOKEN, serve
+from tiny import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
 
 from blended_diffusion.demo import MODEL_FOLDER
 from pipeline_blended_diffusion import RENAMED, BlendedDiffusionBlocks, BlendedDiffusionPipeline

@@ -5,16 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.hooks import UserCpuOffloadHook
-from conftest import (
-    TOLERANCES,
-    assert_close,
-    make_tiny_pipe,
-    quick_first,
-    tiny_clip,
-    tiny_feature_extractor,
-    tiny_tokenizer,
-    tiny_unet,
-)
+from conftest import quick_first
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -30,6 +21,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from PIL import Image
+from tiny import TOLERANCES, assert_close, make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
 from torch.autograd import gradcheck
 from transformers import CLIPConfig, CLIPModel
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_close, make_tiny_pipe
 from diffusers.utils import load_image
+from tiny import assert_close, make_tiny_pipe
 
 from blended_diffusion.models import load_model
 from pipeline_blended_diffusion import BlendedDiffusionPipeline, rounded

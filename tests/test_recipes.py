@@ -5,7 +5,6 @@ import PIL.Image
 import pytest
 import torch
 from accelerate import dispatch_model
-from conftest import assert_close, make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
 from diffusers import (
     DDIMPipeline,
     DDIMScheduler,
@@ -16,6 +15,7 @@ from diffusers import (
     UNet2DModel,
 )
 from stand_ins import save_inpainting, save_upscaler, tiny_siglip, tiny_siglip_processor, tiny_siglip_tokenizer
+from tiny import assert_close, make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer, tiny_unet
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from blended_diffusion.masks import grow

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 from diffusers import DiffusionPipeline
 from diffusers.utils.dynamic_modules_utils import check_imports
 from forked import run_forked
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
+from tiny import make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 
 import pipeline_blended_diffusion as method
 

@@ -7,7 +7,7 @@ import PIL.Image
 import PIL.ImageCms
 import pytest
 import torch
-from conftest import make_tiny_pipe, tiny_unet
+from tiny import make_tiny_pipe, tiny_unet
 
 from blended_diffusion.applications.extend import (
     CONTINUING_STRENGTH,

@@ -7,7 +7,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close
+from tiny import assert_close
 
 from blended_diffusion.applications.interpolate import interpolate
 from blended_diffusion.cli import main

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close
+from tiny import assert_close
 
 from blended_diffusion.applications.reconstruct import reconstruct, region_psnr
 from blended_diffusion.cli import main

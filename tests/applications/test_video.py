@@ -7,8 +7,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_pipe
 from PIL import Image, ImageDraw
+from tiny import make_tiny_pipe
 
 from blended_diffusion.applications.video.clips import read_clip, read_masks, write_video
 from blended_diffusion.applications.video.edit import (

@@ -7,10 +7,10 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import TOLERANCES, assert_close
 from diffusers import DDPMScheduler, UNet2DModel
 from guided_diffusion_reference import SMALL, random_state, reference_unet, small
 from safetensors.torch import load_file, save_file
+from tiny import TOLERANCES, assert_close
 
 from blended_diffusion.checkpoints import (
     PRESETS,

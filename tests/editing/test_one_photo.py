@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import make_tiny_pipe
 from PIL import Image, ImageCms
+from tiny import make_tiny_pipe
 
 import blended_diffusion
 from blended_diffusion import Editor, EditSettings

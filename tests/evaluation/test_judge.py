@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close
 from PIL import Image
 from safetensors.torch import load_file
+from tiny import assert_close
 
 from blended_diffusion.evaluation.judge import JUDGE_FOLDER, NOTHING, Judge, prepare
 from training import train_judge

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close
 from PIL import Image
+from tiny import assert_close
 from torch import nn
 
 from blended_diffusion.evaluation import perceptual

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_pipe, tiny_clip
 from lpips import LPIPS
 from PIL import Image
+from tiny import make_tiny_pipe, tiny_clip
 
 from blended_diffusion.demo import KNOWN_WORDS
 from blended_diffusion.evaluation import __main__ as command

@@ -10,8 +10,8 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 import torch
-from conftest import tiny_clip
 from stand_ins import save_clipseg, save_sam2
+from tiny import tiny_clip
 from transformers import (
     CLIPSegForImageSegmentation,
     CLIPSegProcessor,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import cpu_offload
-from conftest import assert_close, make_tiny_pipe
 from diffusers import UNet2DModel
 from PIL import Image
+from tiny import assert_close, make_tiny_pipe
 from transformers import CLIPConfig, CLIPModel
 
 from blended_diffusion.checkpoints import PRESETS

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import assert_close
 from PIL import Image
+from tiny import assert_close
 
 from blended_diffusion.editing.editor import Editor
 from blended_diffusion.evaluation.benchmark import COMPOSITES_PER_EDIT, load_benchmark, real_composites

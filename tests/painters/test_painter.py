@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import tiny_unet
 from diffusers import DDPMPipeline, DDPMScheduler
+from tiny import tiny_unet
 
 from blended_diffusion import editing
 from blended_diffusion.editing.edit import SETTINGS_OF_EVERY_EDIT, make_again

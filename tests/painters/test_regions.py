@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close, quick_first
+from conftest import quick_first
 from PIL import Image
+from tiny import assert_close
 
 from blended_diffusion.applications.regions import Region, edit_regions
 from blended_diffusion.editing.edit import make_again

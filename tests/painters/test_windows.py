@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import assert_close, make_tiny_pipe
+from tiny import assert_close, make_tiny_pipe
 
 from blended_diffusion.cli import main
 from blended_diffusion.editing.edit import Edit, largest_difference

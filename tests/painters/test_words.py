@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_close, make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
+from tiny import assert_close, make_tiny_pipe, tiny_clip, tiny_feature_extractor, tiny_tokenizer
 
 from blended_diffusion.cli import main
 from blended_diffusion.editing.editor import Editor

@@ -8,10 +8,10 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close, tiny_tokenizer
 from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
+from tiny import assert_close, tiny_tokenizer
 
 from blended_diffusion.checkpoints import convert
 from pipeline_blended_diffusion import BlendedDiffusionPipeline

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_close, tiny_unet
+from tiny import assert_close, tiny_unet
 
 from training.losses import (
     Diffusion,

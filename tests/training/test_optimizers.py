@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import assert_close
+from tiny import assert_close
 
 from training.losses import draw_timesteps
 from training.optimizers import MatrixViews, Muon

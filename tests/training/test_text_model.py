@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
 from diffusers import (
     AutoencoderKL,
     StableDiffusionImg2ImgPipeline,
@@ -14,6 +13,7 @@ from diffusers import (
 )
 from PIL import Image
 from safetensors.torch import load_file
+from tiny import tiny_tokenizer
 from transformers import CLIPTokenizer
 
 from training import export, measure_text_model, train_autoencoder, train_judge, train_text_unet
