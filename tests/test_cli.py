@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from conftest import quick_first
 from forked import Forked, run_forked
 
 import blended_diffusion
@@ -452,6 +453,7 @@ def test_bad_input_is_one_sentence(edit, capsys, flags, complaint):
     assert not list(Path().rglob("*_seed_*")) and not Path("output").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -470,7 +472,9 @@ def test_from_the_shell_bad_input_is_one_line(files, arguments, complaint):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["edit", "--help"], ["edit", "-p", "rock", "-i", "nothing.png"], ["replay", "nothing.png"]],
+    quick_first(
+        [["edit", "-p", "rock", "-i", "nothing.png"], ["--help"], ["edit", "--help"], ["replay", "nothing.png"]]
+    ),
 )
 def test_what_is_said_at_once_does_not_wait_for_torch(arguments):
     code = (

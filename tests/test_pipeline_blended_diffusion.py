@@ -290,6 +290,7 @@ def test_soft_paste_is_the_weighted_mean():
 # --- randomness ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_picture_depends_on_its_own_generator_alone(tiny_pipe, photo, mask):
     def edit(*seeds: int) -> torch.Tensor:
         return tiny_pipe(
@@ -1011,6 +1012,7 @@ def test_model_offload_keeps_the_unet_until_its_backward_is_done(photo, mask, mo
     assert len(forwards) == 4 and set(offloads) <= {4}
 
 
+@pytest.mark.slow
 def test_saved_folder_loads_by_itself(tiny_pipe, photo, mask, tmp_path):
     tiny_pipe.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "pipeline_blended_diffusion.py").read_text() == inspect.getsource(method)

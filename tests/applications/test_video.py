@@ -109,6 +109,7 @@ class TestClips:
         assert [frame.getpixel((0, 0))[0] for frame in clip] == list(range(12)) and len(clip) == 12
         assert len(list(clip)) == 12  # and again
 
+    @pytest.mark.slow
     def test_a_film_is_read_back(self, scene):
         write_video(scene[0], Path("film.mp4"), 12.5, None)
         clip = read_clip("film.mp4")
@@ -123,6 +124,7 @@ class TestClips:
         assert clip.size == (34, 26)
         assert np.asarray(next(iter(clip))).min() > 240
 
+    @pytest.mark.slow
     def test_sound_goes_along(self):
         sound = "-f lavfi -i testsrc=duration=1:size=32x24:rate=6 -f lavfi -i sine=duration=1 loud.mp4"
         subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *sound.split()], check=True)

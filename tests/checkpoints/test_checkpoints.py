@@ -95,6 +95,7 @@ def test_stock_unet_computes_what_guided_diffusion_does(name, new_order):
     assert (actual - expected).abs().max() <= TOLERANCES[torch.float32][1]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_qkv_order_matters():
     architecture = SMALL["256"]

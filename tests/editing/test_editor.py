@@ -42,6 +42,7 @@ def test_pictures_come_best_first_and_keep_the_background(tiny_pipe, scene):
         assert (np.asarray(image) != np.asarray(photo)).any()
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter(tiny_pipe, scene):
     together = Editor(tiny_pipe, num_images=3, batch_size=3).edit(*scene, "rock")
     apart = Editor(tiny_pipe, num_images=3, batch_size=1).edit(*scene, "rock")

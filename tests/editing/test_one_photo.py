@@ -39,6 +39,7 @@ def test_three_lines(tiny_model_dir, files, scene):
     assert (np.asarray(edited.best) != np.asarray(scene[0])).any()
 
 
+@pytest.mark.slow
 def test_however_it_is_given_it_is_the_editors_edit(files, scene):
     pipe = make_tiny_pipe()
     wanted = EditSettings("rock", strength=0.4)

@@ -289,6 +289,7 @@ class TestBadInput:
         assert len(said().splitlines()) == 1 and complaint in said() and said(1) == ""
         assert not Path("output").exists()
 
+    @pytest.mark.slow
     def test_other_commands_are_the_first_ones_alone(self):
         assert run(["--version"], 2) == [0, 0]
         assert said().startswith("blended-diffusion ") and said(1) == ""

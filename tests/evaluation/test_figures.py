@@ -68,6 +68,7 @@ def pasted(photo: Image.Image, mask: Image.Image, feather: float = 0) -> Image.I
     return result
 
 
+@pytest.mark.slow
 def test_nothing_changed_measures_as_nothing(photo, mask, lpips):
     assert background_difference(photo, photo.copy(), mask) == (0, 0.0)
     assert seam(photo, photo.copy(), mask, width=2) == 1.0

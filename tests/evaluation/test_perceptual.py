@@ -63,10 +63,11 @@ def no_network(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def random_lpips(synthetic, no_network, monkeypatch):
-    monkeypatch.setattr(perceptual, "SHA256", synthetic.digest)
-    return load_lpips("alex", synthetic.folder)
+@pytest.fixture(scope="module")
+def random_lpips(synthetic):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(perceptual, "SHA256", synthetic.digest)
+        return load_lpips("alex", synthetic.folder)
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -102,6 +103,7 @@ def test_lpips_is_frozen_and_grows_with_the_difference(random_lpips):
     assert distances[-1] > 10 * distances[1]
 
 
+@pytest.mark.slow
 def test_spatial_lpips_has_the_pictures_size(synthetic, no_network, monkeypatch):
     monkeypatch.setattr(perceptual, "SHA256", synthetic.digest)
     model = load_lpips("alex", synthetic.folder, spatial=True)

@@ -114,11 +114,13 @@ class TestBench:
         assert [square.size for square in squares] == [(128, 128)] * 2
         assert squares[0] != squares[1]
 
+    @pytest.mark.slow
     def test_without_enforcing_it_the_background_changes(self, bench):
         loose = Method("loose", {**QUICK, "blend": False, "enforce_background": False})
         outcome = bench.outcome("local-clip-guided", loose, TASKS[0])
         assert outcome.background_largest > 0 and outcome.background_mean > 0
 
+    @pytest.mark.slow
     def test_what_is_finished_is_not_made_again(self, bench):
         first = bench.outcome("default", Method("quick", QUICK), TASKS[0])
         bench.model = None  # nothing can be made any more

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import make_tiny_pipe
 
 from blended_diffusion.painters.limits import CHOICES, LIMITS
+from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 
 # of the table, what the pipeline is called with under the same name
@@ -19,6 +21,12 @@ CHECKED_NUMBERS = (
     "background_mse_scale",
     "background_lpips_scale",
 )
+
+
+@pytest.fixture(scope="module")
+def tiny_pipe() -> BlendedDiffusionPipeline:
+    """One for all, since none of them comes to its first step."""
+    return make_tiny_pipe()
 
 
 class AcceptedError(Exception):

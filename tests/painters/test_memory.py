@@ -281,6 +281,7 @@ def test_making_room(tiny_pipe, monkeypatch):
     assert note.endswith("That is still too much; make fewer pictures at once (--batch_size).")
 
 
+@pytest.mark.slow
 def test_without_a_gradient_through_the_unet_checkpointing_is_no_use(tiny_pipe, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 1)
     for settings in (EditSettings("", num_augmentations=3), EditSettings("rock", num_augmentations=3)):

@@ -29,6 +29,7 @@ def test_the_penalty_is_that_of_zero_shot_classification(tiny_pipe, photo, mask)
     assert_close(torch.tensor(scale_penalties(tiny_pipe, out.images, mask, "rock")), torch.tensor(out.clip_distances))
 
 
+@pytest.mark.slow
 def test_it_is_added_to_what_candidates_are_ranked_by(tiny_pipe, photo, mask):
     editor, seeds = Editor(tiny_pipe), list(range(4))
     made = {}

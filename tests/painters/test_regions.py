@@ -72,6 +72,7 @@ class TestPipeline:
             np.testing.assert_array_equal(np.asarray(image), np.asarray(other))
         assert (one.clip_distances, one.ranking) == (same.clip_distances, same.ranking)
 
+    @pytest.mark.slow
     def test_the_gradient_is_the_sum_of_the_regions_own(self, first_gradient):
         """At the estimate no region sees the others."""
         left, right = box((16, 16), 0, 0, 7, 16), box((16, 16), 9, 0, 16, 16)
@@ -222,6 +223,7 @@ class TestEdit:
         np.testing.assert_array_equal(np.asarray(job.finish(make_again(job, record))), np.asarray(edited.best))
 
 
+@pytest.mark.slow
 def test_settings_of_one_edit_do_not_stay_for_the_next(tiny_pipe, scene):
     """DDIM and regions are this edit's alone."""
     photo, left, right = scene

@@ -332,6 +332,7 @@ class TestSeam:
             made_small = canvas.paste(edited, grain_seed=3).resize((64, 64), PIL.Image.Resampling.LANCZOS)
             assert seam(canvas.model_image, made_small, canvas.model_mask) <= reference
 
+    @pytest.mark.slow
     def test_grain_goes_on_inside(self, mask, depth):
         """The variance from pixel to pixel is that of the photo with it, and next to none without."""
         grain = np.random.default_rng(0).normal(0, 7, (512, 512, 3))
@@ -356,6 +357,7 @@ class TestSeam:
         edited = noise(128, 128)
         np.testing.assert_array_equal(canvas.paste(edited, grain_seed=3), canvas.paste(edited))
 
+    @pytest.mark.slow
     def test_a_picture_of_another_size_than_the_canvas_says_goes_back_too(self, mask):
         photo = ramps(512, 512)
         canvas = self.canvas(photo, mask)
