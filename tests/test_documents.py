@@ -1,10 +1,10 @@
 """What the documents say: their code runs, their links lead somewhere, and what they claim of the bundled model is so.
 
 Every page is run from top to bottom as a reader would who copies its blocks, in a folder with links to `examples/` and
-the bundled model. So that it takes minutes rather than an hour, the bundled model has five steps stored as its default
-in place of thirty, commands make one candidate, PNGs are hardly compressed, what comes from the Hub is a tiny random
-network of the same class, in a folder of its name, and compiling stops short of C++. `docs/make_pictures.py` runs the
-commands in full.
+the bundled model. So that it takes minutes rather than an hour, the bundled model is a tiny one with three steps as
+its default in place of thirty, commands make one candidate, PNGs are hardly compressed, what comes from the Hub is a
+tiny random network of the same class, in a folder of its name, and compiling stops short of C++.
+`docs/make_pictures.py` runs the commands in full.
 
 A line above a block says where another rule holds: `<!-- runs: no: WHY -->`, `<!-- runs: needs PACKAGE -->`,
 `<!-- runs: hub -->` (by the tests of the Hub) and `<!-- ci: … -->` (by the repository's checks, on a bare machine).
@@ -59,7 +59,7 @@ SHORTER = {
     "--frames": "3",
     "--num-images": "1",
     "--iterations_num": "1",
-    "--num-inference-steps": "5",
+    "--num-inference-steps": "3",
     "--timestep_respacing": "27",
 }
 SAME = {"--num-images": "--iterations_num", "--num-inference-steps": "--timestep_respacing", "--frames": "--frames"}
@@ -121,10 +121,10 @@ def shorter(arguments: list[str]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def small_bundled_model(tmp_path_factory) -> Path:
-    """In the place of the bundled model: of its size in pixels, with far fewer weights."""
+    """In the place of the bundled model: half its size in pixels, with far fewer weights."""
     folder = tmp_path_factory.mktemp("models") / "small"
-    candidate_labels = list(KNOWN_WORDS)
-    make_tiny_pipe(unet=tiny_unet(sample_size=64), default_candidate_labels=candidate_labels).save_pretrained(folder)
+    defaults = {"default_num_inference_steps": 3, "default_candidate_labels": list(KNOWN_WORDS)}
+    make_tiny_pipe(unet=tiny_unet(sample_size=32), **defaults).save_pretrained(folder)
     for part in MODEL_FOLDER.iterdir():
         if part.name not in ("model_index.json", "modular_model_index.json") and not (folder / part.name).exists():
             (folder / part.name).symlink_to(part)
