@@ -17,6 +17,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import itertools
 import json
 import math
 import numbers
@@ -67,8 +68,10 @@ logger = logging.get_logger(__name__)
 
 Picture = PIL.Image.Image | torch.Tensor  # of one photo or mask; tensors are `(C, H, W)` in [0, 1]
 Crop = tuple[int, int, int, int]  # left, top, right, bottom
+Original = tuple[Picture, Picture, Crop]  # photo and mask as they came, and the region cropped from them
 Generators = list[torch.Generator] | torch.Generator  # one for each picture, or one for all of them jointly
 Prompts = tuple[torch.Tensor, torch.Tensor]  # embeddings `(N, D)` and weights `(N,)`
+Clip = tuple[CLIPModel | SiglipModel, PreTrainedTokenizerBase, CLIPImageProcessor | SiglipImageProcessor]
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -123,11 +126,7 @@ def ddpm_posterior(
     """Mean and variance of q(x_{t−1} | x_t, x̂_0) (DDPM, eq. 7).
 
     `variance_pred` is the network's second half, in [−1, 1]: it interpolates the logarithm of the variance between β̃
-    and β (Improved DDPM, eq. 15). Without it the variance is β̃, or β with `fixed_large`.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: the mean, of the shape of `sample`, and the variance, of that shape or
-        with singleton dimensions.
+    and β (Improved DDPM, eq. 15). Without it the variance is β̃, or β with `fixed_large`, and of shape `(1, 1, 1, 1)`.
     """
     beta = 1 - alpha_bar / alpha_bar_prev
     mean = (
@@ -181,12 +180,10 @@ class Guidance:
     """What the guidance of one call is made of: all that [`BlendedDiffusionPipeline.guide`] needs besides the sample.
 
     Attributes:
-        text_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of the prompts.
-        weights (`torch.Tensor` of shape `(B,)`): 0 for the pictures that are not guided (empty prompt), else 1.
-        negative_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of what to stay away from.
-        negative_weights (`torch.Tensor` of shape `(B,)`): 0 where there is nothing to stay away from, else 1.
-        rival_embeds (`torch.Tensor` of shape `(B, D)`): embeddings of what not to be taken for.
-        rival_weights (`torch.Tensor` of shape `(B,)`): 0 where there is no such thing, else how much that counts.
+        text_embeds, negative_embeds, rival_embeds (`torch.Tensor` of shape `(B, D)`):
+            embeddings of the prompts, of what to stay away from, and of what not to be taken for.
+        weights, negative_weights, rival_weights (`torch.Tensor` of shape `(B,)`):
+            how much each of them counts: 1, or 0 where there is none; without a prompt a picture is not guided at all.
         image (`torch.Tensor` of shape `(B, 3, H, W)`): the source, in [−1, 1].
         mask (`torch.Tensor` of shape `(B, 1, H, W)`): in [0, 1], 1 = edit.
         gradient (`str`): `"sample"` or `"estimate"`.
@@ -279,8 +276,10 @@ class EditCall:
     range_guidance_scale: float
     num_augmentations: int
     guidance_gradient: str
+    blend: bool
     background_mse_scale: float
     background_lpips_scale: float
+    enforce_background: bool
     match_release: bool
     padding_mask_crop: int | None
     class_labels: int | list[int] | torch.Tensor | None
@@ -302,14 +301,19 @@ class EditCall:
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> "EditCall":
-        """The call in which each argument has its value in `given`."""
+        """The call in which each argument has its value in `given`, or `None`."""
         asked: dict[str, Any] = {field.name: given.get(field.name) for field in fields(cls)}
         return cls(**asked)
 
     @property
     def mask_threshold(self) -> float | None:
-        """From which value on a mask counts as white; `None` keeps the greys."""
-        return BlendedDiffusionPipeline.mask_threshold(self.soft_mask, self.match_release)
+        """From which value on a mask counts as white: as released, anything but black. `None` keeps the greys."""
+        return None if self.soft_mask else 1 / 255 if self.match_release else 0.5
+
+    @property
+    def pasting(self) -> bool:
+        """Whether the photo comes back outside the mask: as released, not in local CLIP-guided diffusion."""
+        return self.enforce_background and (self.blend or not self.match_release)
 
 
 class BlendedDiffusionPipeline(DiffusionPipeline):
@@ -577,11 +581,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         # prepare: a photo, a mask and a prompt for each picture, and the photo noised to the first timestep
         pictures, originals, guidance = self.prepare_edits(call, prompts, negatives, rivals)
         source, mask = guidance.image, guidance.mask
-        schedule = self.get_timesteps(
-            call.num_inference_steps, call.strength, match_release, source.device, timesteps, sigmas
-        )
+        schedule = self.get_timesteps(call, source.device)
         self._num_timesteps = len(schedule)
-        generators = self.prepare_generators(generator, len(source), match_release)
+        generators = self.prepare_generators(call, len(source))
         latents = self.prepare_latents(source, schedule[0], generators, latents)
         extra_step_kwargs = self.prepare_extra_step_kwargs(generators)
 
@@ -592,9 +594,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 prev_t = schedule[i + 1] if i + 1 < len(schedule) else None
 
                 # draw: all that is random up to the background
-                labels, step_noise, warps = self.draw(
-                    latents, generators, class_labels, call.num_augmentations, match_release
-                )
+                labels, step_noise, warps = self.draw(call, latents, generators)
 
                 # estimate: x̂_0, the only forward of the UNet in this step
                 sample, noise_pred, variance_pred, pred_original_sample = self.estimate(
@@ -622,7 +622,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
                 # blend: the photo, noised to the same level, outside the mask
                 if blend:
-                    background = self.noised_background(source, t, prev_t, generators, match_release)
+                    level = t if match_release else prev_t
+                    background = self.noised_background(source, level, generators, shared=match_release)
                     latents = composite(latents, background, mask)
 
                 if callback_on_step_end is not None:
@@ -638,18 +639,13 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
         # paste the photo back outside the mask
         result = pred_original_sample if match_release or self.interrupt else latents
-        pasting = self.is_pasting(enforce_background, blend, match_release)
-        edited = self.paste_back(result, pictures, mask, pasting)
+        edited = self.paste_back(result, pictures, mask, call.pasting)
 
         # rank: the best first
-        clip_distances, order = self.rank(
-            edited, mask, guidance.text_embeds, label_embeds, num_images_per_prompt, ranking, match_release
-        )
+        clip_distances, order = self.rank(call, guidance, edited, label_embeds)
 
         # return the pictures at their own size
-        outputs = result
-        if output_type != "latent":
-            outputs = self.finish(edited, originals, pasting, call.mask_threshold, output_type)
+        outputs = result if output_type == "latent" else self.finish(call, edited, originals)
         self.maybe_free_model_hooks()
 
         if not return_dict:
@@ -680,26 +676,18 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     # --- The steps, in the order in which the call takes them --------------------------------------------------------
 
     def draw(
-        self,
-        latents: torch.Tensor,
-        generators: Generators,
-        class_labels: int | list[int] | torch.Tensor | None,
-        num_augmentations: int,
-        match_release: bool,
+        self, call: EditCall, latents: torch.Tensor, generators: Generators
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
-        """What is random in a step before its background, in the released order: the classes, the noise, the warps.
+        """What is random in a step before its background, in the released order: classes `(B,)`, noise, warps.
 
-        The warps are drawn in any case: what a picture draws must not depend on whether its neighbours are guided.
-
-        Returns:
-            `tuple`: the classes `(B,)` of a class-conditional network; the noise `(B, 3, H, W)`, of the shape of
-            `latents`, for schedulers that add some; and the warps `(B, num_augmentations − 1, 13)`.
+        Classes and noise, of the shape of `latents`, are `None` where the network or the scheduler needs none.
         """
-        labels = self.prepare_class_labels(class_labels, generators, latents)
+        labels = self.prepare_class_labels(call.class_labels, generators, latents)
         step_noise = None
-        if match_release or isinstance(self.scheduler, DDPMScheduler):
+        if call.match_release or isinstance(self.scheduler, DDPMScheduler):
             step_noise = self.draw_noise(latents, generators)
-        num_warps = max(num_augmentations - 1, 0)
+        # in any case: what a picture draws must not depend on whether its neighbours are guided
+        num_warps = max(call.num_augmentations - 1, 0)
         warps = uniform(generators, (len(latents), num_warps, NUM_WARP_PARAMETERS), latents.device)
         return labels, step_noise, warps
 
@@ -722,11 +710,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     def estimate(
         self, latents: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None, differentiable: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """x̂_0, with the only forward of the UNet in a step.
+        """x_t, the predicted noise, the raw variance if the network learned one, and the clean estimate x̂_0.
 
-        Returns:
-            `tuple`: x_t, the predicted noise, the raw variance if the network learned one, and the clean estimate; if
-            `differentiable`, autograd knows how the last one depends on the first.
+        If `differentiable`, autograd knows how the last one depends on the first.
         """
         with torch.set_grad_enabled(differentiable):
             sample = latents.detach().requires_grad_(differentiable)
@@ -796,11 +782,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         )
 
     def clip_embed(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        """CLIP's image embeddings `(N, D)`, fp32.
+        """CLIP's embeddings `(N, D)`, fp32, of images `(N, 3, S, S)` in [0, 1], S being `clip_size`.
 
-        Args:
-            images (`torch.Tensor` of shape `(N, 3, S, S)`): in [0, 1], S being [`BlendedDiffusionPipeline.clip_size`].
-            normalize (`bool`): bring the colours to the mean and standard deviation that CLIP expects.
+        With `normalize` the colours are brought to the mean and standard deviation that CLIP expects.
         """
         if self.clip_chunk_size is not None and len(images) > self.clip_chunk_size:
             embed = functools.partial(self.clip_embed, normalize=normalize)
@@ -843,11 +827,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if self._lpips is None:
             try:
                 # not by a statement, of which diffusers would say at loading that it needs the package
-                lpips = importlib.import_module("lpips")
+                self._lpips = importlib.import_module("lpips").LPIPS(net="vgg", verbose=False).eval()
             except ImportError as error:
                 raise ImportError("`background_lpips_scale` needs the package lpips: `pip install lpips`.") from error
-            try:
-                self._lpips = lpips.LPIPS(net="vgg", verbose=False).eval()
             except OSError as error:
                 raise OSError(
                     "`background_lpips_scale` needs torchvision's VGG16, which could not be downloaded: put"
@@ -864,12 +846,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
         There the losses are scaled before the backward pass, and the gradient is scaled back in fp32 (Mixed Precision
         Training, Micikevicius et al. 2018, §3.2). A picture whose gradient overflows all the same has another pass
-        from a smaller loss. Without fp16 there is nothing to scale.
-
-        Args:
-            losses (`torch.Tensor` of shape `(B,)`): each of one picture.
-            wrt (`torch.Tensor` of shape `(B, …)`): in fp32.
-            largest_scale (`float`): of those that the losses are weighted by.
+        from a smaller loss. `losses` have the shape `(B,)`; `largest_scale` is that of the weights that are in them.
         """
         if torch.float16 not in (self.unet.dtype, *(model.dtype for model, _, _ in self.clips)):
             return torch.autograd.grad(losses.sum(), wrt)[0]
@@ -900,10 +877,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
         DDPM shifts the mean, x_{t−1} ~ N(μ + Σ·g, Σ) (Algorithm 2; Dhariwal & Nichol, Algorithm 1). Any other
         scheduler steps with ε̂ = ε − √(1−ᾱ_t)·g (Dhariwal & Nichol, Algorithm 2). DDPM and DDIM go to the timestep that
-        really comes next, also where timesteps are unevenly spaced, so that blending meets the right level.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: x_{t−1} and the clean estimate, both of the shape of `sample`.
+        really comes next, also where timesteps are unevenly spaced, so that blending meets the right level. With it
+        comes the clean estimate.
         """
         # here the graph that the gradient came from has done its work
         sample, pred_original_sample = sample.detach(), pred_original_sample.detach()
@@ -913,13 +888,11 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             if config.clip_sample:
                 pred_original_sample = pred_original_sample.clamp(-config.clip_sample_range, config.clip_sample_range)
             alpha_bar_prev = 1.0 if prev_timestep is None else noise_level(scheduler, prev_timestep)[0] ** 2
+            if config.variance_type != "learned_range":
+                variance_pred = None
+            fixed_large = config.variance_type.startswith("fixed_large")
             mean, variance = ddpm_posterior(
-                sample,
-                pred_original_sample,
-                variance_pred if config.variance_type == "learned_range" else None,
-                signal**2,
-                alpha_bar_prev,
-                fixed_large=config.variance_type.startswith("fixed_large"),
+                sample, pred_original_sample, variance_pred, signal**2, alpha_bar_prev, fixed_large
             )
             if gradient is not None:
                 mean = mean + variance * gradient
@@ -945,21 +918,12 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return prev_sample, pred_original_sample
 
     def noised_background(
-        self,
-        source: torch.Tensor,
-        timestep: torch.Tensor,
-        prev_timestep: torch.Tensor | None,
-        generators: Generators,
-        match_release: bool,
+        self, source: torch.Tensor, level: torch.Tensor | None, generators: Generators, shared: bool
     ) -> torch.Tensor:
-        """x_bg ~ q(x_{t−1} | x), after the last step the source itself; as released, q(x_t | x), one draw for all."""
-        if match_release:
-            like, level = source[:1], timestep
-        elif prev_timestep is None:
+        """x_bg ~ q(x_level | x), by one draw for all if `shared`; without a level, after the last step, x itself."""
+        if level is None:
             return source
-        else:
-            like, level = source, prev_timestep
-        noise = self.draw_noise(like, generators)
+        noise = self.draw_noise(source[:1] if shared else source, generators)
         return self.scheduler.add_noise(source, noise, level.expand(len(source)))
 
     def paste_back(
@@ -969,18 +933,14 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         edited = self.image_processor.denormalize(result)
         return paste(pictures, edited, mask) if pasting else edited
 
-    @staticmethod
-    def is_pasting(enforce_background: bool, blend: bool, match_release: bool) -> bool:
-        # the released editor does not paste in local CLIP-guided diffusion
-        return enforce_background and (blend or not match_release)
-
     # --- Preparation -------------------------------------------------------------------------------------------------
 
     def filled_in(self, call: EditCall) -> EditCall:
         """The call with the checkpoint's own settings where it leaves them out."""
-        own = {name: self.setting(name, getattr(call, name)) for name in (*SETTINGS, "candidate_labels")}
-        if call.candidate_labels is None and self.tokenizer is None:
-            own["candidate_labels"] = None  # there is nothing to read them
+        left_out = [name for name in (*SETTINGS, "candidate_labels") if getattr(call, name) is None]
+        own = {name: self.config[f"default_{name}"] for name in left_out}
+        if self.tokenizer is None:
+            own.pop("candidate_labels", None)  # there is nothing to read them
         if call.guidance_gradient is None:
             own["guidance_gradient"] = self.gradient_left_out(call.match_release)
         return replace(call, **own)
@@ -996,18 +956,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         for name, field in SCALES.items():
             setattr(guidance, field, getattr(self, f"_{name}"))
 
-    def setting(self, name: str, value: Any) -> Any:
-        """A call's setting, or the checkpoint's own where the call leaves it out (`None`)."""
-        return self.config[f"default_{name}"] if value is None else value
-
     def gradient_left_out(self, match_release: bool) -> str:
         """The `guidance_gradient` of a call that does not say: the checkpoint's own, or the released editor's."""
         return "sample" if match_release else self.config.default_guidance_gradient
-
-    @staticmethod
-    def mask_threshold(soft_mask: bool, match_release: bool) -> float | None:
-        """From which value on a mask counts as white: as released, anything but black. `None` keeps the greys."""
-        return None if soft_mask else 1 / 255 if match_release else 0.5
 
     def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
         """CLIP's text embeddings, shape `(len(prompt), D)`, fp32. Text beyond CLIP's length is cut with a warning.
@@ -1050,16 +1001,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     def prepare_edits(
         self, call: EditCall, prompts: Prompts, negatives: Prompts, rivals: Prompts
-    ) -> tuple[torch.Tensor, list[tuple[Picture, Picture, Crop]] | None, Guidance]:
+    ) -> tuple[torch.Tensor, list[Original] | None, Guidance]:
         """Lines up one photo, mask and prompt for each picture, at the UNet's size.
 
-        Args:
-            call ([`EditCall`]): its pictures and settings.
-            prompts, negatives, rivals: embeddings and weights, as [`prepare_prompt`] gives them.
-
-        Returns:
-            `tuple[torch.Tensor, list | None, Guidance]`: the photos `(B, 3, H, W)` in [0, 1]; with
-            `padding_mask_crop` for each edit the photo and mask as they came and the region cropped; the guidance.
+        These are the photos `(B, 3, H, W)` in [0, 1], what they were cropped from if they were, and the guidance.
         """
         images = to_image_list(call.image, "image", 3)
         masks = [] if call.mask_image is None else to_image_list(call.mask_image, "mask_image", 1)
@@ -1075,8 +1020,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             for i in range(num_edits):
                 photo, mask = images[i % len(images)], masks[i % len(masks)]
                 originals.append((photo, mask, self.crop_region(mask, call.padding_mask_crop, threshold)))
-            images = [crop(photo, region) for photo, _, region in originals]
-            masks = [crop(mask, region) for _, mask, region in originals]
+            images = [to_pil(photo).crop(region) for photo, _, region in originals]
+            masks = [to_pil(mask).crop(region) for _, mask, region in originals]
         pictures = per_picture(torch.cat([self.prepare_image(item) for item in images]))
         own_masks: Sequence[Picture | None] = masks or [None]
         mask = per_picture(torch.cat([self.prepare_mask(one, threshold, call.match_release) for one in own_masks]))
@@ -1103,14 +1048,11 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     def prepare_mask(self, mask: Picture | None, threshold: float | None, match_release: bool) -> torch.Tensor:
         """A mask at the UNet's size: shape `(1, 1, H, W)`, in [0, 1], binary at `threshold` unless that is `None`.
 
-        With `match_release` it is resized to the nearest pixel, as released.
-
-        Raises:
-            ValueError: the mask is so small that nothing is left of it at the UNet's size.
+        It must not be so small that nothing is left of it there.
         """
         if mask is None:
             return torch.ones(1, 1, *self.sample_size, device=self._execution_device)
-        if match_release and isinstance(mask, PIL.Image.Image):
+        if match_release and isinstance(mask, PIL.Image.Image):  # as released, to the nearest pixel
             mask = mask.resize(self.sample_size[::-1], PIL.Image.Resampling.NEAREST)
         mask = binarize(self.prepare_image(mask), threshold)
         if not mask.any():
@@ -1127,31 +1069,21 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             to_pil(binarize(to_tensor(mask), threshold)), width, height, pad=padding
         )
 
-    def get_timesteps(
-        self,
-        num_inference_steps: int,
-        strength: float,
-        match_release: bool,
-        device: torch.device,
-        timesteps: list[int] | None = None,
-        sigmas: list[float] | None = None,
-    ) -> torch.Tensor:
+    def get_timesteps(self, call: EditCall, device: torch.device) -> torch.Tensor:
         """The timesteps that are left after skipping the first `1 − strength` of them, first to last."""
-        scheduler = self.scheduler
-        if timesteps is not None:
-            scheduler.set_timesteps(timesteps=timesteps, device=device)
-        elif sigmas is not None:
-            scheduler.set_timesteps(sigmas=sigmas, device=device)
-        else:
+        scheduler, num_inference_steps = self.scheduler, call.num_inference_steps
+        if call.timesteps is None and call.sigmas is None:
             scheduler.set_timesteps(num_inference_steps, device=device)
-        whole, order = scheduler.timesteps, scheduler.order
-        if timesteps is not None or sigmas is not None:
-            num_inference_steps = math.ceil(len(whole) / order)
-            self.check_strength(num_inference_steps, strength)
-        if match_release:
+        else:
+            given = {"sigmas": call.sigmas} if call.timesteps is None else {"timesteps": call.timesteps}
+            scheduler.set_timesteps(**given, device=device)
+            num_inference_steps = math.ceil(len(scheduler.timesteps) / scheduler.order)
+            self.check_strength(num_inference_steps, call.strength)
+        whole = scheduler.timesteps
+        if call.match_release:
             released = released_timesteps(num_inference_steps, scheduler.config.num_train_timesteps)
             whole = torch.tensor(released, device=device)
-        start = (num_inference_steps - self.num_steps_left(num_inference_steps, strength)) * order
+        start = (num_inference_steps - self.num_steps_left(num_inference_steps, call.strength)) * scheduler.order
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(start)
         return whole[start:]
@@ -1161,30 +1093,23 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         # the tolerance keeps 0.29 · 100 = 28.999999999999996 from losing a step
         return min(int(num_inference_steps * strength + 1e-6), num_inference_steps)
 
-    @staticmethod
-    def prepare_generators(
-        generator: torch.Generator | list[torch.Generator] | None, batch_size: int, match_release: bool
-    ) -> Generators:
+    def prepare_generators(self, call: EditCall, batch_size: int) -> Generators:
         """One generator per picture; as released, a single one draws for the whole batch jointly."""
-        if match_release and isinstance(generator, torch.Generator):
-            return generator
-        return generators_per_image(generator, batch_size)
+        if call.match_release and isinstance(call.generator, torch.Generator):
+            return call.generator
+        return generators_per_image(call.generator, batch_size)
 
     def prepare_latents(
-        self,
-        image: torch.Tensor,
-        timestep: torch.Tensor,
-        generator: Generators,
-        latents: torch.Tensor | None,
+        self, image: torch.Tensor, timestep: torch.Tensor, generators: Generators, latents: torch.Tensor | None
     ) -> torch.Tensor:
         """The source noised to the first timestep: x_k ~ q(x_k | x), by `latents` if given."""
         if latents is None:
-            latents = self.draw_noise(image, generator)
+            latents = self.draw_noise(image, generators)
         return self.scheduler.add_noise(image, latents.to(image), timestep.expand(len(image)))
 
-    def prepare_extra_step_kwargs(self, generator: Generators) -> dict:
+    def prepare_extra_step_kwargs(self, generators: Generators) -> dict:
         accepts_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        return {"generator": generator} if accepts_generator else {}
+        return {"generator": generators} if accepts_generator else {}
 
     @property
     def sample_size(self) -> tuple[int, int]:
@@ -1193,9 +1118,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return (size, size) if isinstance(size, int) else tuple(size)
 
     @property
-    def clips(
-        self,
-    ) -> list[tuple[CLIPModel | SiglipModel, PreTrainedTokenizerBase, CLIPImageProcessor | SiglipImageProcessor]]:
+    def clips(self) -> list[Clip]:
         """The CLIP that guides, or the two that do together, each with its tokenizer and image processor."""
         first = (self.clip_model, self.tokenizer, self.feature_extractor)
         second = (self.clip_model_2, self.tokenizer_2, self.feature_extractor_2)
@@ -1206,10 +1129,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         """How long each CLIP's embeddings are."""
         # SigLIP has no projection of its own behind its towers
         configs = [model.config for model, _, _ in self.clips]
-        return [
-            config.projection_dim if hasattr(config, "projection_dim") else config.text_config.projection_size
-            for config in configs
-        ]
+        return [getattr(config, "projection_dim", None) or config.text_config.projection_size for config in configs]
 
     @property
     def clip_size(self) -> int:
@@ -1219,22 +1139,16 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
     # --- Ranking -----------------------------------------------------------------------------------------------------
 
     def rank(
-        self,
-        images: torch.Tensor,
-        mask: torch.Tensor,
-        text_embeds: torch.Tensor,
-        label_embeds: torch.Tensor | None,
-        num_images_per_prompt: int,
-        ranking: str,
-        match_release: bool,
+        self, call: EditCall, guidance: Guidance, images: torch.Tensor, label_embeds: torch.Tensor | None
     ) -> tuple[list[float], list[int]]:
         """The distance of each picture to its prompt, and the indices of the pictures, best first, edit by edit."""
-        if ranking == "region" or match_release:
-            distances = self.clip_distance(images, mask, text_embeds, match_release)
+        mask, text_embeds = guidance.mask, guidance.text_embeds
+        if call.ranking == "region" or call.match_release:
+            distances = self.clip_distance(images, mask, text_embeds, call.match_release)
         else:
             distances = self.surroundings_distance(images, mask, text_embeds, label_embeds)
-        order = distances.view(-1, num_images_per_prompt).argsort(dim=1)
-        first = torch.arange(0, len(distances), num_images_per_prompt, device=order.device)
+        order = distances.view(-1, call.num_images_per_prompt).argsort(dim=1)
+        first = torch.arange(0, len(distances), call.num_images_per_prompt, device=order.device)
         return distances.tolist(), (order + first[:, None]).flatten().tolist()
 
     def surroundings_distance(
@@ -1294,41 +1208,26 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         return self.prompt_distance(self.clip_embed(masked, normalize=False), text_embeds)
 
     def finish(
-        self,
-        edited: torch.Tensor,
-        originals: list[tuple[Picture, Picture, Crop]] | None,
-        pasting: bool,
-        threshold: float | None,
-        output_type: str,
+        self, call: EditCall, edited: torch.Tensor, originals: list[Original] | None
     ) -> list[PIL.Image.Image] | np.ndarray | torch.Tensor:
         """The pictures at their own size, crops back in their photos, as `output_type` says."""
         if originals is None:
-            return self.image_processor.postprocess(edited, output_type)
-        num_images_per_prompt = len(edited) // len(originals)
+            return self.image_processor.postprocess(edited, call.output_type)
         outputs = []
         for index, picture in enumerate(edited):
-            photo, mask, region = originals[index // num_images_per_prompt]
-            whole = self.uncrop(picture, photo, mask, region, pasting, threshold)
-            outputs.extend(self.image_processor.postprocess(whole, output_type))
+            whole = self.uncrop(call, picture, originals[index // call.num_images_per_prompt])
+            outputs.extend(self.image_processor.postprocess(whole, call.output_type))
         together: dict[str, Callable] = {"pil": list, "np": np.stack, "pt": torch.stack}
-        return together[output_type](outputs)
+        return together[call.output_type](outputs)
 
-    def uncrop(
-        self,
-        picture: torch.Tensor,
-        photo: Picture,
-        mask: Picture,
-        region: Crop,
-        pasting: bool,
-        threshold: float | None,
-    ) -> torch.Tensor:
+    def uncrop(self, call: EditCall, picture: torch.Tensor, original: Original) -> torch.Tensor:
         """The edited crop `(3, H, W)` put back into its photo through the mask: `(1, 3, height, width)`, in [0, 1]."""
+        photo, mask, (left, top, right, bottom) = original
         photo = to_tensor(photo).to(picture.device, copy=True)
-        left, top, right, bottom = region
         size = (bottom - top, right - left)
         window = F.interpolate(picture[None], size, mode="bicubic", antialias=True).clamp(0, 1)[0]
-        if pasting:
-            weights = binarize(to_tensor(mask)[:, top:bottom, left:right], threshold).to(picture.device)
+        if call.pasting:
+            weights = binarize(to_tensor(mask)[:, top:bottom, left:right], call.mask_threshold).to(picture.device)
             window = paste(photo[:, top:bottom, left:right], window, weights)
         photo[:, top:bottom, left:right] = window
         return photo[None]
@@ -1418,8 +1317,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     def check_strength(self, num_inference_steps: int, strength: float) -> None:
         """Raises a `ValueError` if it leaves no step to take."""
-        if not isinstance(strength, numbers.Real) or not 0 < strength <= 1:
-            raise ValueError(f"`strength` is {strength!r}; expected a number above 0 and at most 1.")
+        fits = isinstance(strength, numbers.Real) and 0 < strength <= 1
+        expect(fits, "strength", strength, "a number above 0 and at most 1")
         if self.num_steps_left(num_inference_steps, strength) == 0:
             raise ValueError(
                 f"`strength` {strength} of `num_inference_steps` {num_inference_steps} leaves no step to take; raise"
@@ -1442,9 +1341,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
             raise TypeError(f"`{name}` must be a list of numbers, not {given!r}.")
         kind: Any = numbers.Real if name == "sigmas" else numbers.Integral
         falling = all(isinstance(one, kind) and 0 <= one for one in given) and sorted(set(given))[::-1] == list(given)
-        if not falling or (name == "timesteps" and given[0] >= num_train_timesteps):
-            expected = "falling noise levels" if name == "sigmas" else f"falling ones of 0…{num_train_timesteps - 1}"
-            raise ValueError(f"`{name}` is {given!r}; expected {expected}.")
+        expected = "falling noise levels" if name == "sigmas" else f"falling ones of 0…{num_train_timesteps - 1}"
+        expect(falling and (name == "sigmas" or given[0] < num_train_timesteps), name, given, expected)
         self.check_strength(len(given), call.strength)
 
     def check_inputs(self, call: EditCall) -> None:
@@ -1458,8 +1356,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if call.padding_mask_crop is not None:
             self.check_crop(call)
         self.check_batch(call, num_edits * call.num_images_per_prompt)
-        if call.output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"`output_type` is {call.output_type!r}; expected 'pil', 'np', 'pt' or 'latent'.")
+        known = call.output_type in ("pil", "np", "pt", "latent")
+        expect(known, "output_type", call.output_type, "'pil', 'np', 'pt' or 'latent'")
         unknown = set(call.callback_on_step_end_tensor_inputs or []) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -1492,11 +1390,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                         f"`mask_image` is {size_of(mask)[1]}×{size_of(mask)[0]} and `image` is"
                         f" {size_of(photo)[1]}×{size_of(photo)[0]} pixels (width×height); they must be the same size."
                     )
-            if isinstance(mask, PIL.Image.Image):
-                brightest = mask.getextrema()[1] / 255  # type: ignore[operator]  # a single number, its mode is L
-            else:
-                brightest = mask.max().item()
-            if brightest < (call.mask_threshold or 1 / 255):
+            if to_tensor(mask).max() < (call.mask_threshold or 1 / 255):
                 raise ValueError("`mask_image` has nothing white in it; paint white what is to be edited.")
         return num_edits
 
@@ -1517,8 +1411,8 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         labels = call.candidate_labels
         if labels is not None and (isinstance(labels, str) or not all(isinstance(label, str) for label in labels)):
             raise TypeError(f"`candidate_labels` must be a list of strings, not {labels!r}.")
-        if call.guidance_gradient not in ("sample", "estimate"):
-            raise ValueError(f"`guidance_gradient` is {call.guidance_gradient!r}; expected 'sample' or 'estimate'.")
+        known = call.guidance_gradient in ("sample", "estimate")
+        expect(known, "guidance_gradient", call.guidance_gradient, "'sample' or 'estimate'")
         if call.match_release and not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
             raise ValueError(
                 f"`match_release=True` with {type(self.scheduler).__name__}: the released editor has DDPM and DDIM"
@@ -1527,8 +1421,9 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
 
     def check_crop(self, call: EditCall) -> None:
         """What `padding_mask_crop` needs."""
-        if not isinstance(call.padding_mask_crop, numbers.Integral) or call.padding_mask_crop < 0:
-            raise ValueError(f"`padding_mask_crop` is {call.padding_mask_crop!r}; expected a number of pixels ≥ 0.")
+        padding = call.padding_mask_crop
+        fits = isinstance(padding, numbers.Integral) and padding >= 0
+        expect(fits, "padding_mask_crop", padding, "a number of pixels ≥ 0")
         if call.mask_image is None:
             raise ValueError("`padding_mask_crop` needs a `mask_image` to crop to.")
         if call.output_type == "latent":
@@ -1568,12 +1463,10 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
                 raise TypeError(
                     f"`class_labels` must be a whole number, or a list or tensor of them, not {call.class_labels!r}."
                 ) from None
-            if labels.is_floating_point() or labels.numel() not in (1, batch_size):
-                raise ValueError(
-                    f"`class_labels` is {call.class_labels!r}; expected one class or one for each picture."
-                )
-            if labels.min() < 0 or labels.max() >= num_classes:
-                raise ValueError(f"`class_labels` is {call.class_labels!r}; expected classes 0…{num_classes - 1}.")
+            fits = not labels.is_floating_point() and labels.numel() in (1, batch_size)
+            expect(fits, "class_labels", call.class_labels, "one class or one for each picture")
+            known = 0 <= labels.min().item() and labels.max().item() < num_classes
+            expect(known, "class_labels", call.class_labels, f"classes 0…{num_classes - 1}")
 
     def check_prompt(self, name: str, text: str | list[str] | None, embeds: torch.Tensor | None) -> int:
         """How many prompts `text` or `embeds` are; raises a `ValueError` or `TypeError` if they cannot be any."""
@@ -1605,10 +1498,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         for network in networks:
             allow_gradients(network)
         trainable = [
-            (network, name)
-            for network in networks
-            for name, parameter in network.named_parameters()
-            if parameter.requires_grad
+            (own, name) for own in networks for name, weight in own.named_parameters() if weight.requires_grad
         ]
         blocks = [module for module in self.unet.modules() if getattr(module, "gradient_checkpointing", False)]
         hooks = [block._diffusers_hook.hooks for block in blocks if hasattr(block, "_diffusers_hook")]
@@ -1675,37 +1565,22 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         The file is there twice: under the name that `_class_name` in `model_index.json` gives, and as the
         `pipeline.py` that diffusers looks for where `custom_pipeline` is a folder or a Hub id.
         """
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        module, source = self.source_file()
+        folder, (module, source) = Path(save_directory), self.source_file()
         # a subclass's file may import ours, by `from .pipeline_blended_diffusion import …` wherever the folder is
         files = {"pipeline_blended_diffusion.py": self._source, f"{module}.py": source, "pipeline.py": source}
         for name, content in files.items():
-            (folder / name).unlink(missing_ok=True)  # a link leads to somebody's source
-            (folder / name).write_bytes(content)
+            write_source(folder / name, content)
         for path in folder.glob("*/config.json"):  # a network's says where on this machine it was loaded from
             config = json.loads(path.read_text(encoding="utf-8"))
             if config.pop("_name_or_path", None) is not None:
-                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                write_json(path, config)
         if not (folder / "README.md").exists():
             self.write_model_card(folder)
         self._card = (folder / "README.md").read_bytes()
         if type(self) is BlendedDiffusionPipeline:
             BlendedDiffusionBlocks().save_config(folder)
-            self.write_modular_index(folder, None)
+            write_modular_index(self, folder, None)
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
-
-    def write_modular_index(self, folder: Path, repo_id: str | None) -> None:
-        """Writes `modular_model_index.json`: what a [`ModularPipeline`] loads, from `repo_id` or its own folder."""
-        index = {"_class_name": ModularPipeline.__name__, "_blocks_class_name": BlendedDiffusionBlocks.__name__}
-        for name, value in json.loads(self.to_json_string()).items():
-            if name == "_diffusers_version" or name.startswith("default_"):
-                index[name] = value
-            elif name in self.components and value[0] is not None:
-                origin = {"pretrained_model_name_or_path": repo_id, "subfolder": name}
-                index[name] = [*value, {"type_hint": value, **origin, "variant": None, "revision": None}]
-        content = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        (folder / ModularPipeline.config_name).write_text(content, encoding="utf-8")
 
     def to_json_file(self, json_file_path: str | Path) -> None:
         """Writes `model_index.json`, with `_class_name` as `[module, class]`."""
@@ -1714,7 +1589,7 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         config.pop("_name_or_path", None)
         if config["default_candidate_labels"] is not None:  # on the Hub diffusers takes any other list for a component
             config["default_candidate_labels"] = "\n".join(config["default_candidate_labels"])
-        Path(json_file_path).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(Path(json_file_path), config)
 
     def source_file(self) -> tuple[str, bytes]:
         """The module's name and content that this class is saved as; those of a subclass are its own file's."""
@@ -1762,11 +1637,11 @@ class BlendedDiffusionPipeline(DiffusionPipeline):
         if not file_exists(repo_id, "README.md", token=token):
             (Path(working_dir) / "README.md").write_bytes(self._card)
         if type(self) is BlendedDiffusionPipeline:
-            self.write_modular_index(Path(working_dir), repo_id)
+            write_modular_index(self, Path(working_dir), repo_id)
         return super()._upload_folder(working_dir, repo_id, token=token, **kwargs)
 
 
-# --- Settings --------------------------------------------------------------------------------------------------------
+# --- Settings and components -----------------------------------------------------------------------------------------
 
 # what checkpoints have values of their own for
 SETTINGS = ("num_inference_steps", "strength", "num_augmentations", "clip_guidance_scale", "range_guidance_scale")
@@ -1778,23 +1653,10 @@ SCALES = {
     "background_lpips_scale": "lpips_scale",
     "rival_guidance_scale": "rival_scale",
 }
-
-
-def check_whole_number(name: str, value: int, least: int) -> None:
-    """Raises a `ValueError` unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"`{name}` is {value!r}; expected a whole number of at least {least}.")
-
-
-def check_scale(name: str, value: float) -> None:
-    """Raises a `ValueError` unless `value` can be the weight of a loss."""
-    if not isinstance(value, numbers.Real) or not 0 <= value < float("inf"):
-        raise ValueError(f"`{name}` is {value!r}; expected a finite number of at least 0.")
-
-
-# --- Components ------------------------------------------------------------------------------------------------------
-# What each has to be: how to say it, and how to tell. By what they can do, since they may be wrapped.
-
+# the guidance sees the edited region alone; what also fits with the picture round it is the better edit
+RANKINGS = ("surroundings", "region")
+NUM_RANKING_WARPS = 8
+# what each component has to be: how to say it, and how to tell, by what it can do, since it may be wrapped
 COMPONENTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "unet": ("a UNet2DModel", lambda part: "time_embedding_type" in getattr(part, "config", {})),
     "scheduler": ("a scheduler such as DDPMScheduler", lambda part: hasattr(part, "set_timesteps")),
@@ -1805,6 +1667,24 @@ COMPONENTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "tokenizer": ("a tokenizer such as CLIPTokenizer", lambda part: isinstance(part, PreTrainedTokenizerBase)),
     "feature_extractor": ("a CLIPImageProcessor or SiglipImageProcessor", lambda part: hasattr(part, "image_mean")),
 }
+
+
+def expect(fits: bool, name: str, value: Any, expected: str) -> None:
+    """Raises a `ValueError` unless the argument's value `fits`."""
+    if not fits:
+        raise ValueError(f"`{name}` is {value!r}; expected {expected}.")
+
+
+def check_whole_number(name: str, value: int, least: int) -> None:
+    """Raises a `ValueError` unless `value` is a whole number of at least `least`."""
+    fits = isinstance(value, numbers.Integral) and value >= least
+    expect(fits, name, value, f"a whole number of at least {least}")
+
+
+def check_scale(name: str, value: float) -> None:
+    """Raises a `ValueError` unless `value` can be the weight of a loss."""
+    fits = isinstance(value, numbers.Real) and 0 <= value < float("inf")
+    expect(fits, name, value, "a finite number of at least 0")
 
 
 # --- Extending augmentations -----------------------------------------------------------------------------------------
@@ -1849,13 +1729,6 @@ def warp(images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
     return torch.where((parameters[:, 4] < WARP_PROBABILITY).view(-1, 1, 1, 1), tilted, images)
 
 
-# --- Ranking ---------------------------------------------------------------------------------------------------------
-# The guidance has seen the edited region alone; what also fits with the picture round it is the better edit.
-
-RANKINGS = ("surroundings", "region")
-NUM_RANKING_WARPS = 8
-
-
 # --- Timesteps, and the schedulers that keep to them -----------------------------------------------------------------
 
 # Schedulers that are at another level than their own `add_noise` says: LMS begins in the middle as if there were steps
@@ -1870,11 +1743,8 @@ def released_timesteps(num_inference_steps: int, num_train_timesteps: int) -> li
     does, rounds a half the other way.
     """
     stride = (num_train_timesteps - 1) / (num_inference_steps - 1) if num_inference_steps > 1 else 1
-    timesteps, position = [], 0.0
-    for _ in range(num_inference_steps):
-        timesteps.append(round(position))
-        position += stride
-    return timesteps[::-1]
+    positions = itertools.accumulate([stride] * (num_inference_steps - 1), initial=0.0)
+    return [round(position) for position in positions][::-1]
 
 
 # --- Randomness ------------------------------------------------------------------------------------------------------
@@ -1911,32 +1781,21 @@ def uniform(generators: Generators, shape: tuple[int, ...], device: torch.device
 
 
 def to_image_list(images: PipelineImageInput, argument: str, channels: int) -> list[Picture]:
-    """One or several pictures as a list of PIL pictures or of tensors `(channels, H, W)` in [0, 1].
+    """One or several pictures, of one channel masks, as PIL pictures or tensors `(channels, H, W)` in [0, 1].
 
-    Args:
-        images: PIL pictures; NumPy arrays `(H, W[, channels])`; tensors `([channels, ]H, W)`; a list of those; or a
-            batch of four dimensions, of masks `(B, H, W)` too. Floating point in [0, 1] (pictures in [−1, 1] are taken
-            too, with a warning), `uint8` in 0…255, or (masks) `bool`.
-        argument (`str`): the argument's name, for error messages.
-        channels (`int`): 3 for pictures, 1 for masks.
-
-    Raises:
-        TypeError: `images` is none of the above.
-        ValueError: wrong shape, an empty list, NaN, or numbers outside [0, 1].
+    They come as PIL pictures, NumPy arrays `(H, W[, channels])` or tensors `([channels, ]H, W)`, alone or in a list,
+    or as a batch of four dimensions, of masks `(B, H, W)` too; in floating point in [0, 1] (pictures in [−1, 1] are
+    taken too, with a warning), as `uint8` or, masks, as `bool`. Anything else is refused in the `argument`'s name.
     """
-    if isinstance(images, (np.ndarray, torch.Tensor)) and (images.ndim == 4 or channels == 1 and is_batch(images)):
-        images = list(images)
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        is_batch = images.ndim == 4
+        if images.ndim == 3 and channels == 1:  # `(B, H, W)`, and no `(1, H, W)`, `(H, W, 1)` or colour picture
+            is_batch = images.shape[0] != 1 if isinstance(images, torch.Tensor) else images.shape[-1] > 4
+        images = list(images) if is_batch else images
     images = images if isinstance(images, (list, tuple)) else [images]
     if not images:
         raise ValueError(f"`{argument}` is an empty list: pass at least one picture.")
     return [_to_image(image, argument, channels) for image in images]
-
-
-def is_batch(masks: np.ndarray | torch.Tensor) -> bool:
-    """Whether they are `(B, H, W)`, and neither `(1, H, W)` or `(H, W, 1)` nor a colour picture."""
-    if masks.ndim != 3:
-        return False
-    return masks.shape[0] != 1 if isinstance(masks, torch.Tensor) else masks.shape[-1] > 4
 
 
 def _to_image(image: Any, argument: str, channels: int) -> Picture:
@@ -1976,11 +1835,6 @@ def _to_image(image: Any, argument: str, channels: int) -> Picture:
 def size_of(image: Picture) -> tuple[int, int]:
     """`(height, width)`."""
     return (image.height, image.width) if isinstance(image, PIL.Image.Image) else (image.shape[-2], image.shape[-1])
-
-
-def crop(image: Picture, region: Crop) -> PIL.Image.Image:
-    """The region `(left, top, right, bottom)` of a picture or mask, as PIL."""
-    return to_pil(image).crop(region)
 
 
 def to_pil(image: Picture) -> PIL.Image.Image:
@@ -2065,7 +1919,18 @@ def keeping_weights() -> torch.autograd.graph.saved_tensors_hooks:
     return torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor)
 
 
-# --- What stands in a saved folder's card ----------------------------------------------------------------------------
+# --- What stands in a saved folder -----------------------------------------------------------------------------------
+
+
+def write_source(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # a link leads to somebody's source
+    path.write_bytes(content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
 
 MODEL_CARD = """---
 {metadata}
@@ -2127,6 +1992,18 @@ def pipeline_of(modular: ModularPipeline, needed: Iterable[str]) -> BlendedDiffu
     pipe.clip_chunk_size = getattr(modular, "clip_chunk_size", None)
     pipe._lpips = getattr(modular, "_lpips", None)
     return pipe
+
+
+def write_modular_index(pipe: BlendedDiffusionPipeline, folder: Path, repo_id: str | None) -> None:
+    """Writes `modular_model_index.json`: what a [`ModularPipeline`] loads, from `repo_id` or its own folder."""
+    index = {"_class_name": ModularPipeline.__name__, "_blocks_class_name": BlendedDiffusionBlocks.__name__}
+    for name, value in json.loads(pipe.to_json_string()).items():
+        if name == "_diffusers_version" or name.startswith("default_"):
+            index[name] = value
+        elif name in pipe.components and value[0] is not None:
+            origin = {"pretrained_model_name_or_path": repo_id, "subfolder": name}
+            index[name] = [*value, {"type_hint": value, **origin, "variant": None, "revision": None}]
+    write_json(folder / ModularPipeline.config_name, index)
 
 
 # what blocks hand to each other: the type, and what it is
@@ -2192,6 +2069,11 @@ class DeclaredBlock(ModularPipelineBlocks):
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
         return state_outputs(*self.makes)
+
+    def call_of(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, *more: str) -> EditCall:
+        """What the call says of this block's `arguments` and, of `more`, the blocks before it."""
+        given = {name: block_state[RENAMED.get(name, name)] for name in (*self.arguments, *more)}
+        return pipe.filled_in(EditCall.of(given))
 
 
 class BlendedDiffusionStep(DeclaredBlock):
@@ -2266,7 +2148,7 @@ class BlendedDiffusionTextEncoderStep(BlendedDiffusionStep):
             words = block_state[name]
             pipe.check_prompt(name, words, None)
             block_state[f"{name}_embeds"], block_state[f"{name}_weights"] = pipe.prepare_prompt(words, None)
-        labels = pipe.setting("candidate_labels", block_state.candidate_labels)
+        labels = self.call_of(pipe, block_state).candidate_labels
         block_state.label_embeds = pipe.encode_prompt(list(labels)) if labels else None
 
 
@@ -2291,8 +2173,7 @@ class BlendedDiffusionInputStep(BlendedDiffusionStep):
     makes = ("pictures", "source", "mask", "originals", "guidance")
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
-        names = (*self.arguments, *self.needs, *self.takes)
-        call = pipe.filled_in(EditCall.of({name: block_state[RENAMED.get(name, name)] for name in names}))
+        call = self.call_of(pipe, block_state, *self.needs, *self.takes)
         pipe.check_components(*self.needed_components)
         pipe.check_inputs(call)
         for name in (*SETTINGS, "guidance_gradient"):
@@ -2320,18 +2201,11 @@ class BlendedDiffusionPrepareLatentsStep(BlendedDiffusionStep):
     makes = ("timesteps", "generators", "latents")
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
-        source, match_release = block_state.source, block_state.match_release
-        block_state.timesteps = pipe.get_timesteps(
-            pipe.setting("num_inference_steps", block_state.num_inference_steps),
-            pipe.setting("strength", block_state.strength),
-            match_release,
-            source.device,
-            block_state.given_timesteps,
-            block_state.sigmas,
-        )
-        block_state.generators = pipe.prepare_generators(block_state.generator, len(source), match_release)
+        call, source = self.call_of(pipe, block_state), block_state.source
+        block_state.timesteps = pipe.get_timesteps(call, source.device)
+        block_state.generators = pipe.prepare_generators(call, len(source))
         block_state.latents = pipe.prepare_latents(
-            source, block_state.timesteps[0], block_state.generators, block_state.latents
+            source, block_state.timesteps[0], block_state.generators, call.latents
         )
 
 
@@ -2362,11 +2236,7 @@ class BlendedDiffusionLoopDraw(BlendedDiffusionLoopStep):
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
         block_state.labels, block_state.step_noise, block_state.warps = pipe.draw(
-            block_state.latents,
-            block_state.generators,
-            block_state.class_labels,
-            pipe.setting("num_augmentations", block_state.num_augmentations),
-            block_state.match_release,
+            self.call_of(pipe, block_state), block_state.latents, block_state.generators
         )
 
 
@@ -2429,9 +2299,9 @@ class BlendedDiffusionLoopBlend(BlendedDiffusionLoopStep):
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState, t: torch.Tensor) -> None:
         if block_state.blend:
-            background = pipe.noised_background(
-                block_state.source, t, block_state.prev_t, block_state.generators, block_state.match_release
-            )
+            shared = block_state.match_release
+            level = t if shared else block_state.prev_t
+            background = pipe.noised_background(block_state.source, level, block_state.generators, shared)
             block_state.latents = composite(block_state.latents, background, block_state.mask)
 
 
@@ -2496,25 +2366,14 @@ class BlendedDiffusionDecodeStep(BlendedDiffusionStep):
     makes = ("images", "clip_distances", "ranking")
 
     def run(self, pipe: BlendedDiffusionPipeline, block_state: BlockState) -> None:
-        mask, match_release = block_state.mask, block_state.match_release
-        result = block_state.pred_original_sample if match_release else block_state.latents
-        pasting = pipe.is_pasting(block_state.enforce_background, block_state.blend, match_release)
-        edited = pipe.paste_back(result, block_state.pictures, mask, pasting)
-        block_state.clip_distances, block_state.ranking = pipe.rank(
-            edited,
-            mask,
-            block_state.guidance.text_embeds,
-            block_state.label_embeds,
-            block_state.num_images_per_prompt,
-            block_state.rank_by,
-            match_release,
-        )
+        call, guidance = self.call_of(pipe, block_state), block_state.guidance
+        guidance.mask = block_state.mask
+        result = block_state.pred_original_sample if call.match_release else block_state.latents
+        edited = pipe.paste_back(result, block_state.pictures, guidance.mask, call.pasting)
+        block_state.clip_distances, block_state.ranking = pipe.rank(call, guidance, edited, block_state.label_embeds)
         block_state.images = result
-        if block_state.output_type != "latent":
-            threshold = pipe.mask_threshold(block_state.soft_mask, match_release)
-            block_state.images = pipe.finish(
-                edited, block_state.originals, pasting, threshold, block_state.output_type
-            )
+        if call.output_type != "latent":
+            block_state.images = pipe.finish(call, edited, block_state.originals)
 
 
 class BlendedDiffusionBlocks(SequentialPipelineBlocks):
@@ -2545,10 +2404,7 @@ class BlendedDiffusionBlocks(SequentialPipelineBlocks):
         if type(self) is BlendedDiffusionBlocks:
             module, source = "pipeline_blended_diffusion", BlendedDiffusionPipeline._source
             self.register_to_config(auto_map={"ModularPipelineBlocks": f"{module}.{BlendedDiffusionBlocks.__name__}"})
-            file = Path(save_directory) / f"{module}.py"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.unlink(missing_ok=True)  # a link leads to somebody's source
-            file.write_bytes(source)
+            write_source(Path(save_directory) / f"{module}.py", source)
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 

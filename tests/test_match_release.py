@@ -229,7 +229,8 @@ def test_timesteps_are_guided_diffusions():
 
 def test_the_released_defaults_start_at_747_and_take_75_steps():
     pipe = make_tiny_pipe()
-    timesteps = pipe.get_timesteps(100, 0.75, match_release=True, device=torch.device("cpu"))
+    call = method.EditCall.of({"num_inference_steps": 100, "strength": 0.75, "match_release": True})
+    timesteps = pipe.get_timesteps(call, torch.device("cpu"))
     assert len(timesteps) == 75 and timesteps[0] == 747 and timesteps[-1] == 0
 
 
@@ -253,7 +254,7 @@ def test_a_mask_is_white_wherever_it_is_not_black():
     assert not torch.equal(released[:, 8:24, 8:24], image[:, 8:24, 8:24])
     assert torch.equal(ours[:, 8:24, 8:24], image[:, 8:24, 8:24])
     # to the nearest pixel: of 2×2 pixels the one at the lower right decides
-    mask = pipe.prepare_mask(grey, pipe.mask_threshold(False, match_release=True), match_release=True)
+    mask = pipe.prepare_mask(grey, method.EditCall.of({"match_release": True}).mask_threshold, match_release=True)
     assert mask[0, 0, 4:12, 4:12].all() and mask.sum() == 64
 
 

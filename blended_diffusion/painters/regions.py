@@ -26,8 +26,8 @@ from blended_diffusion.pictures.canvas import Canvas
 from pipeline_blended_diffusion import (
     BlendedDiffusionPipeline,
     BlendedDiffusionPipelineOutput,
+    EditCall,
     Guidance,
-    crop,
     to_image_list,
     to_pil,
 )
@@ -191,12 +191,12 @@ class RegionsPipeline(BlendedDiffusionPipeline):
         """
         masks = [_as_picture(mask) for mask in to_image_list(region_masks, "region_masks", 1)]
         self.check_regions(prompt, masks)
-        threshold = self.mask_threshold(arguments.get("soft_mask", False), arguments.get("match_release", False))
+        threshold = EditCall.of(arguments).mask_threshold
         union = reduce(PIL.ImageChops.lighter, masks)
         masks = without_what_is_covered(masks)
         if (padding := arguments.get("padding_mask_crop")) is not None:
             window = self.crop_region(union, padding, threshold)
-            masks = [crop(mask, window) for mask in masks]
+            masks = [mask.crop(window) for mask in masks]
         coverage = torch.cat([self.prepare_image(mask) for mask in masks])[:, 0]
         owner = torch.from_numpy(territories(coverage.cpu().numpy())).to(coverage.device)
         owned = [(owner == number).to(coverage.dtype)[None, None] for number in range(len(masks))]
