@@ -8,6 +8,7 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_args, get_type_hints
 
@@ -18,7 +19,7 @@ from diffusers.utils import make_image_grid
 from blended_diffusion.applications.regions import Region, edit_regions
 from blended_diffusion.applications.registry import application_of
 from blended_diffusion.applications.step_files import Step, parse_steps
-from blended_diffusion.editing.edit import Edit
+from blended_diffusion.editing.edit import Edit, refuse_unknown_settings
 from blended_diffusion.editing.editor import Edited, Editor, FolderEditor
 from blended_diffusion.editing.results import refuse_if_used
 from blended_diffusion.masks.source import MaskSource, look_at_mask
@@ -146,12 +147,10 @@ def check_step(editor: Editor, photo: Photo, step: Step, size_is_known: bool = T
         # all that is asked of an edit before its first picture
         Edit.prepare(editor.painter, photo, found.get("mask"), settings)
         return
-    pipe = editor.model.pipe
-    count, share = settings.num_inference_steps, settings.strength
-    pipe.check_steps(
-        pipe.config.default_num_inference_steps if count is None else count,
-        pipe.config.default_strength if share is None else share,
-    )
+    if step.regions or step.application is not None:
+        settings = replace(settings, prompt=step.title)  # which words go where is theirs to say
+    refuse_unknown_settings(editor.painter, settings)
+    editor.painter.check(settings, found.get("mask"))
 
 
 def read_as(step: Step) -> dict[str, bool]:

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from diffusers import DDPMPipeline, DDPMScheduler
+from plain_painter import PlainPainter
+from tiny import tiny_unet
 
 from blended_diffusion import masks
 from blended_diffusion.applications.regions import Region, edit_regions
@@ -19,6 +22,7 @@ from blended_diffusion.editing.candidates import make_candidates
 from blended_diffusion.editing.editor import Editor
 from blended_diffusion.editing.records import read_record
 from blended_diffusion.masks.source import look_at_mask
+from blended_diffusion.models import Model
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures.inputs import Mask, Photo, read_photo
 
@@ -173,6 +177,34 @@ class TestInMemory:
         monkeypatch.setattr(Editor, "edit", lambda *_: pytest.fail("a step was taken"))
         with pytest.raises(ValueError, match=complaint):
             run_steps(Editor(tiny_pipe), PIL.Image.open("photo.png"), [files[0], second])
+
+    @pytest.mark.parametrize(
+        "of_step", [{}, {"application": "remove"}, {"regions": [{"mask": "left.png", "prompt": "rock"}], "mask": None}]
+    )
+    @pytest.mark.parametrize(
+        ("wanted", "complaint"),
+        [
+            ({"num_inference_steps": 7}, "step 3: `num_inference_steps` is 7, too many for one colour.$"),
+            ({"strength": 0.5}, "step 3: `strength` is 0.5, which means nothing to Hasty; leave it out.$"),
+        ],
+    )
+    def test_any_painter_is_asked_before_the_first_step(self, files, of_step, wanted, complaint):
+        class Hasty(PlainPainter):
+            def check(self, settings, mask):
+                if settings.num_inference_steps == 7:
+                    raise ValueError("`num_inference_steps` is 7, too many for one colour.")
+
+            def make(self, *_):
+                pytest.fail("a step was taken")
+
+        model = Model(DDPMPipeline(tiny_unet(out_channels=3), DDPMScheduler()), "plain", "0" * 64)
+        # what comes after an application has a picture that nobody knows yet
+        wrong = {key: value for key, value in {"mask": "left.png", **of_step, **wanted}.items() if value is not None}
+        if not of_step:
+            wrong["prompt"] = "rock"
+        steps = [files[0], {"application": "remove", "mask": "left.png"}, wrong]
+        with pytest.raises(ValueError, match=complaint):
+            run_steps(Editor(Hasty(model)), PIL.Image.open("photo.png"), steps)
 
 
 class TestInAFolder:

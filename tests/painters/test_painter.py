@@ -1,6 +1,5 @@
 """The seam to whoever fills a region: any painter will do, and variants of the pipeline forget nothing."""
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import PIL.Image
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
+from plain_painter import PlainPainter
 from tiny import tiny_unet
 
 from blended_diffusion import editing
@@ -18,46 +18,12 @@ from blended_diffusion.editing.records import read_record
 from blended_diffusion.models import Model
 from blended_diffusion.painters.blended_diffusion import BlendedDiffusionPainter
 from blended_diffusion.painters.choice import painter_for
-from blended_diffusion.painters.memory import MemorySaving
-from blended_diffusion.painters.painter import PaintedSquare, Painter
+from blended_diffusion.painters.painter import Painter
 from blended_diffusion.painters.regions import RegionsPipeline
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.painters.variants import variant_of
 from blended_diffusion.painters.windows import WindowedPipeline
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
-
-
-@dataclass(frozen=True)
-class PlainPainter:
-    """Fills the square with one colour, its seed's, over `num_inference_steps`; knows nothing of CLIP."""
-
-    model: Model
-    size: int = 16
-    known_settings = frozenset({"num_inference_steps"})
-
-    def check(self, settings, mask):
-        if settings.num_inference_steps == 0:
-            raise ValueError("`num_inference_steps` is 0; give at least 1.")
-
-    def with_defaults(self, settings, canvas):
-        return replace(settings, num_inference_steps=settings.num_inference_steps or 3)
-
-    def for_edit(self, settings):
-        return self
-
-    def make(self, canvas, mask, settings, seeds, watch):
-        painted = []
-        for seed in seeds:
-            colour = tuple(np.random.default_rng(seed).integers(0, 256, 3).tolist())
-            image = PIL.Image.new("RGB", canvas.model_image.size, colour)
-            painted.append(PaintedSquare(image, sum(colour) / 765, [image] * settings.num_inference_steps * watch))
-        return painted
-
-    def make_room(self, settings, batch_size):
-        return None
-
-    def memory_saving(self):
-        return MemorySaving()
 
 
 @pytest.fixture
