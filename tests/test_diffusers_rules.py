@@ -12,6 +12,7 @@ import pickle
 import re
 from pathlib import Path
 
+import lpips
 import numpy as np
 import pytest
 import torch
@@ -238,6 +239,7 @@ SCALES = {
     "clip_guidance_scale": {},
     "range_guidance_scale": {},
     "background_mse_scale": {"blend": False, "enforce_background": False, "background_mse_scale": 900.0},
+    "background_lpips_scale": {"blend": False, "enforce_background": False, "background_lpips_scale": 900.0},
     "rival_guidance_scale": {"rival_guidance_scale": 50.0},
 }
 
@@ -247,6 +249,8 @@ SCALES = {
 def test_a_callback_sets_guidance_scales_from_the_next_step_on(tiny_pipe, photo, mask, name, hidden):
     """Set to 0 after the first step, a scale is what a loop says that stops there and goes on without it."""
     found, after_first = {}, {}
+    if name == "background_lpips_scale":
+        tiny_pipe.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
 
     def switch_off(pipe, step, timestep, callback_kwargs):
         found.setdefault(step, getattr(pipe, name))
@@ -762,6 +766,18 @@ def test_every_scheduler_of_diffusers_works_or_is_refused_at_once(name):
     pipe = ideal_pipe()
     pipe.scheduler = getattr(schedulers, name).from_config(pipe.scheduler.config)
     assert_keeps_to_the_level(pipe)
+
+
+INVERSE = [name for name in NAMES if name.endswith("InverseScheduler")]
+
+
+@pytest.mark.parametrize("name", INVERSE)
+def test_a_scheduler_from_picture_to_noise_is_refused_for_that(name):
+    assert {"DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"} <= set(INVERSE)
+    scheduler = getattr(schedulers, name).from_config(network_scheduler().config)
+    sentence = rf"^`scheduler` is {name}, which goes from picture to noise; one that goes from noise to picture is "
+    with pytest.raises(ValueError, match=sentence):
+        make_tiny_pipe(scheduler=scheduler)
 
 
 WORKING = [name for name in NAMES if said().get(name) == HEADINGS["works"]]
