@@ -717,6 +717,7 @@ def test_masks_may_be_a_batch_of_three_dimensions(tiny_pipe, photo, mask):
         (DDPMScheduler, {"timesteps": [900, 600, 300, 0], "strength": 0.5}, [300, 0]),
         (EulerDiscreteScheduler, {"timesteps": [900, 600, 300, 10], "strength": 0.5}, [300, 10]),
         (DPMSolverMultistepScheduler, {"timesteps": [900, 600, 300, 10], "strength": 0.75}, [600, 300, 10]),
+        (HeunDiscreteScheduler, {"timesteps": [900, 600, 300, 10], "strength": 0.5}, [300, 10, 10]),
     ],
 )
 def test_the_way_may_be_given_in_timesteps(tiny_pipe, photo, mask, scheduler_class, arguments, taken):
@@ -1121,7 +1122,7 @@ def test_bad_input_gets_one_sentence(tiny_pipe, photo, mask, arguments, error, m
 
 
 def test_bad_class_labels_get_one_sentence(photo, mask):
-    for labels in (10, [1, 2, 3], 0.5):
+    for labels in (10, -1, [1, 2, 3], 0.5):
         with pytest.raises(ValueError, match="`class_labels`"):
             class_conditional()("rock", photo, mask, class_labels=labels)
     for labels in ("dog", ["dog"], {3}):
