@@ -16,7 +16,9 @@ class PlainPainter:
 
     model: Model
     size: int = 16
+    title = "PlainPainter"
     known_settings = frozenset({"num_inference_steps"})
+    default_num_inference_steps = 3
 
     def check(self, settings, mask):
         if settings.num_inference_steps == 0:
@@ -41,3 +43,6 @@ class PlainPainter:
 
     def memory_saving(self):
         return MemorySaving()
+
+    def save_memory(self, saving):
+        raise ValueError("It needs little.")

@@ -22,7 +22,12 @@ FLOORS = [
     ["blended_diffusion.editing"],
     ["blended_diffusion.painters"],
     ["blended_diffusion.masks", "blended_diffusion.pictures"],
-    ["blended_diffusion.models", "blended_diffusion.machine"],
+    [
+        "blended_diffusion.models",
+        "blended_diffusion.inpainting_models",
+        "blended_diffusion.model_files",
+        "blended_diffusion.machine",
+    ],
     ["blended_diffusion.checkpoints"],
     ["modular_blended_diffusion"],
     ["pipeline_blended_diffusion", "pipeline_imagic"],

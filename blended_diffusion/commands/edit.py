@@ -94,6 +94,7 @@ def edit_command(
     from blended_diffusion import machine as machines
     from blended_diffusion.editing.editor import Editor, FolderEditor
     from blended_diffusion.editing.results import find_run
+    from blended_diffusion.painters.choice import painter_for
 
     team = find_team(machine.device, machine.gpu_id)
     earlier = find_run(output.folder, "--output_path") if output.resume else None
@@ -103,14 +104,8 @@ def edit_command(
     if mask.needs_network:
         region = mask.read(photo, device)
     dtype = machine.dtype if machine.dtype is not None or earlier is None else earlier.made_with.dtype
-    model = load_in_all(
-        team,
-        machine.model,
-        machines.find_dtype(dtype, "--dtype"),
-        machine.device,
-        device,
-        machine.gradient_checkpointing,
-    )
+    request = replace(machine.request, clip="none") if ranking.ranking == "none" else machine.request
+    model = load_in_all(team, request, machines.find_dtype(dtype, "--dtype"), machine.device, device)
     refuse_another_size(model, machine.model_output_size)
     hint_at_words(model, prompt)
     settings = EditSettings(
@@ -124,8 +119,8 @@ def edit_command(
         **words.settings,
         **variant.settings,
     )
-    settings = with_preset(settings, method, preset, model.pipe.config.default_num_inference_steps)
-    made_with = MadeWith.on(device, model.pipe.unet.dtype)
+    settings = with_preset(settings, method, preset, painter_for(model).default_num_inference_steps)
+    made_with = MadeWith.on(device, model.dtype)
     if earlier is not None:
         note_another_machine(earlier.made_with, made_with)
     editor = FolderEditor(

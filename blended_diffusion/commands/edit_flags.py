@@ -4,13 +4,14 @@ What belongs here is how they are spelled and explained, and what they say toget
 group of what it is another name for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from blended_diffusion.commands.flags import Context, FolderFlags, MachineFlags, MethodFlags, Resume, Seed
 from blended_diffusion.commands.groups import INPUT, MACHINE, METHOD, OUTPUT, RELEASED, flag
 from blended_diffusion.commands.masking import MaskFlags
+from blended_diffusion.commands.model_request import ModelRequest
 from blended_diffusion.commands.parsers import (
     at_least,
     first_given,
@@ -200,6 +201,7 @@ class EditMethodFlags(MethodFlags):
             "range_guidance_scale": first_given(self.range_guidance_scale, self.range_lambda),
             "num_augmentations": first_given(self.num_augmentations, self.aug_num),
             "guidance_gradient": self.guidance_gradient,
+            **self.of_text_networks,
         }
 
     def strength_of(self, num_inference_steps: int) -> float | None:
@@ -228,7 +230,7 @@ class RankingFlags:
             METHOD,
             "--ranking",
             "What decides the order. surroundings: the region and the picture round it. region: the region alone, as"
-            " released.",
+            " released. none: nothing, and no CLIP is needed.",
             "|".join(CHOICES["ranking"]),
             one_of(*CHOICES["ranking"]),
         ),
@@ -408,3 +410,7 @@ class EditMachineFlags(MachineFlags):
 
     def __post_init__(self) -> None:
         refuse_both(self, ("--device", "--gpu_id"))
+
+    @property
+    def request(self) -> ModelRequest:
+        return replace(super().request, gradient_checkpointing=self.gradient_checkpointing)

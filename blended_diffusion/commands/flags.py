@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from blended_diffusion.commands.groups import INPUT, MACHINE, METHOD, OUTPUT, flag
-from blended_diffusion.commands.parsers import one_of, setting
+from blended_diffusion.commands.model_request import ModelRequest
+from blended_diffusion.commands.parsers import lora_and_weight, one_of, setting
 
 
 InitImage = Annotated[str, flag(INPUT, "--init_image -i", "The photo.", "FILE")]
@@ -117,6 +118,40 @@ class MethodFlags:
         float | None,
         flag(METHOD, "--clip-guidance-scale", "Weight of the words.", "X", setting("clip_guidance_scale")),
     ] = None
+    guidance_scale: Annotated[
+        float | None,
+        flag(
+            METHOD,
+            "--guidance-scale",
+            "Weight of the words, of models that understand them (classifier-free guidance).",
+            "X",
+            setting("guidance_scale"),
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        flag(
+            METHOD,
+            "--scheduler",
+            "Take the steps with another scheduler: the name of a class of diffusers, such as"
+            " DPMSolverMultistepScheduler.",
+            "NAME",
+        ),
+    ] = None
+    size: Annotated[
+        int | None,
+        flag(
+            METHOD,
+            "--size",
+            "Paint a square of N×N pixels, of models that can paint other sizes than their own.",
+            "N",
+            setting("size"),
+        ),
+    ] = None
+    fit_decoder: Annotated[
+        bool,
+        flag(METHOD, "--fit-decoder", "Fit a latent model's decoder to the photo, where the mask's edge shows."),
+    ] = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -126,6 +161,16 @@ class MethodFlags:
             "num_inference_steps": self.num_inference_steps,
             "strength": self.strength,
             "clip_guidance_scale": self.clip_guidance_scale,
+            **self.of_text_networks,
+        }
+
+    @property
+    def of_text_networks(self) -> dict[str, Any]:
+        return {
+            "guidance_scale": self.guidance_scale,
+            "scheduler": self.scheduler,
+            "size": self.size,
+            "fit_decoder": self.fit_decoder,
         }
 
 
@@ -134,8 +179,51 @@ class MachineFlags:
     """With what and on what an edit is made."""
 
     model: Annotated[
-        str, flag(MACHINE, "--model", "The bundled one, a converted model's folder, or a Hub id.", "NAME")
+        str,
+        flag(
+            MACHINE,
+            "--model",
+            "bundled, bundled-text, or a folder or Hub id: a converted model, or one that diffusers has an inpainting"
+            " pipeline for (Stable Diffusion, SDXL, FLUX Fill, Kandinsky, IF …).",
+            "NAME",
+        ),
     ] = "bundled"
+    clip: Annotated[
+        str | None,
+        flag(
+            MACHINE,
+            "--clip",
+            "What ranks the pictures of a model without a CLIP: a folder or Hub id, or none. [default:"
+            " openai/clip-vit-base-patch16; the bundled one for bundled-text]",
+            "NAME",
+        ),
+    ] = None
+    lora: Annotated[
+        list[str] | None,
+        flag(MACHINE, "--lora", "Add a LoRA: a file, folder or Hub id, and how much of it; repeatable.", "NAME[=X]"),
+    ] = None
+    upscaler: Annotated[
+        str | None, flag(MACHINE, "--upscaler", "The super-resolution stage of a DeepFloyd IF model.", "NAME")
+    ] = None
+    trust_remote_code: Annotated[
+        bool, flag(MACHINE, "--trust-remote-code", "Run code that comes with a model whose parts are no stock ones.")
+    ] = False
+    offload: Annotated[
+        str | None,
+        flag(
+            MACHINE,
+            "--offload",
+            "Keep on the GPU only what computes: whole networks (model), or layer by layer (sequential).",
+            "model|sequential",
+            one_of("model", "sequential"),
+        ),
+    ] = None
+    vae_tiling: Annotated[
+        bool, flag(MACHINE, "--vae-tiling", "Let an autoencoder go over large pictures in tiles.")
+    ] = False
+    vae_slicing: Annotated[bool, flag(MACHINE, "--vae-slicing", "Let an autoencoder go over a batch one by one.")] = (
+        False
+    )
     batch_size: Annotated[
         int,
         flag(
@@ -158,3 +246,21 @@ class MachineFlags:
             one_of("float32", "bfloat16", "float16"),
         ),
     ] = None
+
+    @property
+    def request(self) -> ModelRequest:
+        """The model that they ask for, and how it is to save memory.
+
+        Raises:
+            ValueError: `--lora` has no number behind its `=`.
+        """
+        return ModelRequest(
+            name=self.model,
+            clip=self.clip,
+            loras=tuple(lora_and_weight(text) for text in self.lora or ()),
+            upscaler=self.upscaler,
+            trust_remote_code=self.trust_remote_code,
+            offload=self.offload,
+            vae_tiling=self.vae_tiling,
+            vae_slicing=self.vae_slicing,
+        )

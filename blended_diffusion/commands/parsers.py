@@ -116,6 +116,21 @@ def words_with_commas(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def lora_and_weight(text: str) -> tuple[str, float]:
+    """What `--lora` says: a name, and how much of it; all of it if that is left out.
+
+    Raises:
+        ValueError: what is behind the `=` is no number.
+    """
+    name, sign, weight = text.rpartition("=")
+    if not sign:
+        return text, 1.0
+    try:
+        return name, float(weight)
+    except ValueError:
+        raise ValueError(f"--lora {text!r}: {weight!r} is not a number; give NAME=0.8, for example.") from None
+
+
 def strengths_with_commas(text: str) -> list[float]:
     """The numbers of `--strengths`, each once.
 

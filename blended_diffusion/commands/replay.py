@@ -9,12 +9,16 @@ import typer
 
 from blended_diffusion.commands.flags import Device, Quiet
 from blended_diffusion.commands.groups import INPUT, MACHINE, OUTPUT, flag
+from blended_diffusion.commands.model_request import ModelRequest
 from blended_diffusion.commands.running import load
 from blended_diffusion.editing.made_with import MadeWith
 
 
 if TYPE_CHECKING:
-    from blended_diffusion.editing.records import Origin
+    from collections.abc import Sequence
+
+    from blended_diffusion.editing.records import Origin, Record
+    from blended_diffusion.model_files import ModelPart
 
 
 def replay_target(picture: Path, output_path: str | None, inputs: list[Path]) -> Path:
@@ -49,6 +53,31 @@ def refuse_changed(origin: "Origin", sha256: str, name: object, flag: str) -> No
         )
 
 
+def requested(record: "Record", model: str | None, trust_remote_code: bool) -> ModelRequest:
+    """The model that a picture was made with, and what was loaded beside it."""
+    of_kind: dict[str, list[ModelPart]] = {"clip": [], "lora": [], "upscaler": []}
+    for part in record.parts:
+        of_kind.setdefault(part.kind, []).append(part)
+    without = None if not record.parts else "none"
+    return ModelRequest(
+        name=model or record.model.name,
+        clip=of_kind["clip"][0].name if of_kind["clip"] else without,
+        loras=tuple((part.name, part.weight if part.weight is not None else 1.0) for part in of_kind["lora"]),
+        upscaler=of_kind["upscaler"][0].name if of_kind["upscaler"] else None,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def refuse_changed_parts(recorded: "Sequence[ModelPart]", loaded: "Sequence[ModelPart]") -> None:
+    """Raises a `ValueError` that names the first part of a model that is not the one a picture was made with."""
+    for before, now in zip(recorded, loaded, strict=False):
+        if before.sha256 != now.sha256:
+            raise ValueError(
+                f"The {before.kind} {now.name!r} is not what the picture was made with (SHA-256 {now.sha256[:12]}…,"
+                f" then {before.sha256[:12]}…); give the one that it was made with."
+            )
+
+
 def verdict(difference: int | None, changed: list[str]) -> str:
     if difference == 0:
         return "pixel for pixel the same"
@@ -70,6 +99,9 @@ def replay_command(
     model: Annotated[
         str | None, flag(MACHINE, "--model", "The model. [default: the one that was used]", "NAME")
     ] = None,
+    trust_remote_code: Annotated[
+        bool, flag(MACHINE, "--trust-remote-code", "Run code that comes with a model whose parts are no stock ones.")
+    ] = False,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -106,15 +138,22 @@ def replay_command(
 
     found_device = machine.find_device(device, "--device")
     machine.be_reproducible(record.made_with.threads)
-    loaded = load(model or record.model.name, machine.find_dtype(record.made_with.dtype), found_device)
+    request = requested(record, model, trust_remote_code)
+    loaded = load(request, machine.find_dtype(record.made_with.dtype), found_device)
+    refuse_changed_parts(record.parts, loaded.parts)
     refuse_changed(record.model, loaded.sha256, loaded.name, "--model")
 
     job = Edit.prepare(loaded, photo, region, record.settings)
-    memory_saving = MemorySaving(record.made_with.gradient_checkpointing, record.made_with.clip_chunk_size)
-    memory_saving.apply(job.model.pipe)
+    memory_saving = MemorySaving(
+        record.made_with.gradient_checkpointing,
+        record.made_with.clip_chunk_size,
+        record.made_with.vae_tiling,
+        record.made_with.vae_slicing,
+    )
+    job.painter.save_memory(memory_saving)
     job.model.pipe.set_progress_bar_config(disable=quiet, desc="steps")
     candidate = make_again(job, record)
-    made_with = replace(MadeWith.on(found_device, loaded.pipe.unet.dtype), **asdict(memory_saving))
+    made_with = replace(MadeWith.on(found_device, loaded.dtype), **asdict(memory_saving))
     again = job.finish(candidate)
     gallery.write_png(again, target, photo.icc_profile, to_json(job.record(candidate, made_with)))
     if not quiet:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from blended_diffusion.demo import KNOWN_WORDS
+from blended_diffusion.commands.model_request import ModelRequest
+from blended_diffusion.demo import KNOWN_WORDS, known_text_words
 from blended_diffusion.editing.made_with import MadeWith
 
 
@@ -29,22 +30,40 @@ def show(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def load(
-    name: str, dtype: "torch.dtype | None", device: "torch.device", gradient_checkpointing: bool = False
-) -> "Model":
-    """The model `name`, on `device`."""
+def load(request: ModelRequest, dtype: "torch.dtype | None", device: "torch.device") -> "Model":
+    """The model that is asked for, on `device`.
+
+    Raises:
+        ValueError: there is none, or it cannot save memory so.
+    """
     from transformers.utils import logging
 
     from blended_diffusion import machine
     from blended_diffusion.models import load_model
+    from blended_diffusion.painters.choice import painter_for
+    from blended_diffusion.painters.memory import MemorySaving
 
     logging.disable_progress_bar()
     if device.type == "cpu":
         machine.keep_freed_memory()
-    model = load_model(name, dtype, "--model", device)
-    model.pipe.to(device)
-    if gradient_checkpointing:
-        model.pipe.unet.enable_gradient_checkpointing()
+    model = load_model(
+        request.name,
+        dtype,
+        "--model",
+        device,
+        request.clip,
+        request.loras,
+        request.upscaler,
+        request.trust_remote_code,
+    )
+    if request.offload is None:
+        model.to(device)
+    else:
+        model.offload(device, request.offload)
+    saving = MemorySaving(
+        request.gradient_checkpointing, vae_tiling=request.vae_tiling, vae_slicing=request.vae_slicing
+    )
+    painter_for(model).save_memory(saving)
     return model
 
 
@@ -53,27 +72,25 @@ class Load:
     """What the other processes are asked for first: the model, each on its own device.
 
     Attributes:
-        name (`str`): of the model.
+        request ([`ModelRequest`]): which model.
         dtype (`torch.dtype`, *optional*): of its networks; what suits the device if left out.
         device (`str`, *optional*): the kind that was asked for.
         threads (`int`): how many the first process uses on the CPU, where sums are split among them.
-        gradient_checkpointing (`bool`): of the UNet.
     """
 
-    name: str
+    request: ModelRequest
     dtype: "torch.dtype | None"
     device: str | None
     threads: int
-    gradient_checkpointing: bool = False
 
     def __call__(self, worker: "Worker") -> None:
         from blended_diffusion import machine
 
         device = machine.find_device(self.device, "--device")
         machine.be_reproducible(self.threads)
-        model = load(self.name, self.dtype, device, self.gradient_checkpointing)
+        model = load(self.request, self.dtype, device)
         model.pipe.set_progress_bar_config(disable=True)
-        worker.tools = (model, MadeWith.on(device, model.pipe.unet.dtype))
+        worker.tools = (model, MadeWith.on(device, model.dtype))
 
 
 def find_team(device: str | None, gpu_id: int | None = None) -> "Team":
@@ -95,13 +112,12 @@ def find_team(device: str | None, gpu_id: int | None = None) -> "Team":
 
 def load_in_all(
     team: "Team",
-    name: str,
+    request: ModelRequest,
     dtype: "torch.dtype | None",
     asked_device: str | None,
     device: "torch.device",
-    gradient_checkpointing: bool = False,
 ) -> "Model":
-    """The model `name`, on `device` in this process, and in each of the others on its own of the kind asked for.
+    """The model, on `device` in this process, and in each of the others on its own of the kind asked for.
 
     Raises:
         ValueError: there is no such model.
@@ -111,9 +127,9 @@ def load_in_all(
 
     from blended_diffusion.editing.processes import EXPECTED_ERRORS, Done, problems
 
-    team.ask(Load(name, dtype, asked_device, torch.get_num_threads(), gradient_checkpointing))
+    team.ask(Load(request, dtype, asked_device, torch.get_num_threads()))
     try:
-        model = load(name, dtype, device, gradient_checkpointing)
+        model = load(request, dtype, device)
     except EXPECTED_ERRORS as error:
         team.say(Done(error))
         raise
@@ -123,16 +139,17 @@ def load_in_all(
 
 
 def hint_at_words(model: "Model", prompt: str) -> None:
-    """Says which words of `prompt` the bundled model does not know, and which it does; of other models nothing."""
-    from blended_diffusion.models import BUNDLED
+    """Says which words of `prompt` a bundled model does not know, and which it does; of other models nothing."""
+    from blended_diffusion.models import BUNDLED, BUNDLED_TEXT
     from blended_diffusion.pictures.inputs import closest_first, unknown_words
 
-    if model.name != BUNDLED:
+    if model.name not in (BUNDLED, BUNDLED_TEXT):
         return
-    if unknown := unknown_words(prompt, KNOWN_WORDS):
+    known = KNOWN_WORDS if model.name == BUNDLED else known_text_words()
+    if unknown := unknown_words(prompt, known):
         show(
-            f"hint: the bundled model does not know {', '.join(map(repr, unknown))}; it knows"
-            f" {', '.join(closest_first(unknown, KNOWN_WORDS))}"
+            f"hint: the {'bundled model' if model.name == BUNDLED else 'model bundled-text'} does not know"
+            f" {', '.join(map(repr, unknown))}; it knows {', '.join(closest_first(unknown, known))}"
         )
 
 
@@ -207,11 +224,11 @@ def open_editor(
     device = machines.find_device(machine.device, "--device")
     machines.be_reproducible()
     dtype = machines.find_dtype(machine.dtype, "--dtype")
-    model = load_in_all(team, machine.model, dtype, machine.device, device)
+    model = load_in_all(team, machine.request, dtype, machine.device, device)
     return FolderEditor(
         model,
         output.folder,
-        MadeWith.on(device, model.pipe.unet.dtype),
+        MadeWith.on(device, model.dtype),
         seed=output.seed,
         num_images=output.num_images,
         batch_size=machine.batch_size,

@@ -85,7 +85,7 @@ class Edit:
                 raise ValueError("`mask_is_change_map` needs a mask whose greys say how much; give one.")
             # whatever is not black may change
             mask_image, greys = mask_image.point([0] + [255] * 255), mask_image
-        canvas = Canvas.around(photo.image, mask_image, painter.size, settings.context)
+        canvas = Canvas.around(photo.image, mask_image, settings.size or painter.size, settings.context)
         canvas = replace(canvas, rise=settings.feather, greys=greys)
         settings = painter.with_defaults(settings, canvas)
         return cls(painter.for_edit(settings), photo, mask, settings, canvas)
@@ -138,12 +138,13 @@ class Edit:
 
     @property
     def origins(self) -> dict[str, Any]:
-        """The fields of a record that say what it is made from, each an [`Origin`]; without a mask `None`."""
+        """The fields of a record that say what it is made from: [`Origin`]s, without a mask `None`, and the parts."""
         photo, mask = self.photo, self.mask
         return {
             "photo": Origin(str(photo.path), photo.sha256),
             "mask": None if mask is None else Origin(str(mask.path), mask.sha256),
             "model": Origin(self.model.name, self.model.sha256),
+            "parts": list(self.model.parts),
         }
 
 
@@ -153,9 +154,7 @@ def refuse_unknown_settings(painter: Painter, settings: EditSettings) -> None:
     for setting in fields(EditSettings):
         value = wanted[setting.name]
         if setting.name not in painter.known_settings | SETTINGS_OF_EVERY_EDIT and value != setting.default:
-            raise ValueError(
-                f"`{setting.name}` is {value!r}, which means nothing to {type(painter).__name__}; leave it out."
-            )
+            raise ValueError(f"`{setting.name}` is {value!r}, which means nothing to {painter.title}; leave it out.")
 
 
 def make_again(edit: Edit, record: Record) -> Candidate:

@@ -52,7 +52,8 @@ class Editor:
     """Edits pictures in memory.
 
     Args:
-        model ([`Model`], `BlendedDiffusionPipeline` or [`Painter`], *optional*): what fills the regions; the bundled
+        model ([`Model`], `DiffusionPipeline` or [`Painter`], *optional*): what fills the regions: a
+            [`BlendedDiffusionPipeline`], or any pipeline of diffusers that takes an image and a mask; the bundled
             model if left out.
         seed (`int`): of the first candidate of every edit; the next ones count on.
         num_images (`int`): how many candidates each edit makes.

@@ -27,6 +27,7 @@ class MadeWith:
         threads (`int`): of torch on the CPU.
         gradient_checkpointing (`bool`), clip_chunk_size (`int`, *optional*): how memory was saved, which may change
             the order of sums.
+        vae_tiling (`bool`), vae_slicing (`bool`): likewise, in an autoencoder.
     """
 
     blended_diffusion: str
@@ -40,6 +41,8 @@ class MadeWith:
     threads: int
     gradient_checkpointing: bool = False
     clip_chunk_size: int | None = None
+    vae_tiling: bool = False
+    vae_slicing: bool = False
 
     @classmethod
     def on(cls, device: "TorchDevice", dtype: "TorchDtype") -> "MadeWith":

@@ -11,6 +11,7 @@ from typing import Any
 
 import PIL.Image
 import torch
+from diffusers import DiffusionPipeline
 
 from blended_diffusion import machine
 from blended_diffusion.editing.editor import Edited, Editor
@@ -24,7 +25,7 @@ def edit_photo(
     photo: str | Path | PIL.Image.Image | Photo,
     mask: str | Path | PIL.Image.Image | Mask | None,
     prompt: str | EditSettings,
-    model: str | Model | Painter = BUNDLED,
+    model: str | Model | DiffusionPipeline | Painter = BUNDLED,
     seed: int = 404,
     num_images: int = 4,
     batch_size: int = 4,
@@ -46,8 +47,8 @@ def edit_photo(
         mask (`str`, `Path`, `PIL.Image.Image` or [`Mask`], *optional*): of the photo's size; white is edited, black is
             kept, greys fall to the nearer of the two, unless `mask_is_change_map=True`. With `None` all is edited.
         prompt (`str` or [`EditSettings`]): what the region should show, or all that is wanted.
-        model (`str`, [`Model`] or [`Painter`]): the bundled one's name, a folder or a Hub id, which is loaded for this
-            call alone; or what [`load_model`] gave, used where it is.
+        model (`str`, [`Model`], `DiffusionPipeline` or [`Painter`]): a bundled one's name, a folder or a Hub id, which
+            is loaded for this call alone; or what [`load_model`] gave, or any inpainting pipeline, used where it is.
         seed (`int`): of the first candidate; the next ones count on.
         num_images (`int`): how many candidates to make.
         batch_size (`int`): how many of them are computed together.
@@ -69,7 +70,7 @@ def edit_photo(
     if isinstance(model, str):
         device = machine.find_device(None if device is None else str(device))
         model = load_model(model, device=device)
-        model.pipe.to(device)
+        model.to(device)
     return Editor(model, seed, num_images, batch_size).edit(photo, region, wanted)
 
 

@@ -3,11 +3,12 @@
 What belongs here is plain data and its JSON. Making pictures does not.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from blended_diffusion.editing.made_with import MadeWith
+from blended_diffusion.model_files import ModelPart
 from blended_diffusion.painters.settings import EditSettings
 
 
@@ -36,6 +37,7 @@ class Record:
             how many they are.
         clip_distance (`float`): lower is better.
         made_with (`MadeWith`): on what.
+        parts (`list[ModelPart]`): the model's networks by themselves, and what was loaded beside them.
     """
 
     settings: EditSettings
@@ -46,6 +48,7 @@ class Record:
     batch: list[int]
     clip_distance: float
     made_with: MadeWith
+    parts: list[ModelPart] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Run:
     """What one folder of results is about.
 
     Attributes:
-        settings, photo, mask, model, made_with: as in [`Record`].
+        settings, photo, mask, model, made_with, parts: as in [`Record`].
         seed (`int`): of the first picture; the following count on.
         batch_size (`int`): how many pictures were to be computed together.
         stem (`str`): part of the pictures' names.
@@ -76,6 +79,7 @@ class Run:
     batches: list[list[int]]
     made_with: MadeWith
     strip: int | None = None
+    parts: list[ModelPart] = field(default_factory=list)
 
     @property
     def seeds(self) -> list[int]:
@@ -94,6 +98,7 @@ def _what_is_wanted(thing: Run | Record) -> dict[str, Any]:
     wanted = asdict(thing)
     for name in ("photo", "mask", "model"):
         wanted[name] = wanted[name] and wanted[name]["sha256"]
+    wanted["parts"] = [(part["kind"], part["sha256"], part["weight"]) for part in wanted["parts"]]
     per_picture = ("seed", "batch", "clip_distance") if isinstance(thing, Record) else ("batches",)
     for name in ("made_with", *per_picture):
         del wanted[name]

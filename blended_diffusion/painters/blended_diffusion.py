@@ -22,6 +22,7 @@ from blended_diffusion.painters.memory import MemorySaving
 from blended_diffusion.painters.object_scale import scale_penalties
 from blended_diffusion.painters.painter import PaintedSquare
 from blended_diffusion.painters.regions import RegionsPipeline, region_arguments
+from blended_diffusion.painters.schedulers import scheduler_named
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.painters.shrinking_masks import ShrinkingMask, growth_of
 from blended_diffusion.painters.variants import variant_of
@@ -34,6 +35,8 @@ from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
 # the settings of these names are the pipeline's business, the others ours
 PIPELINE_ARGUMENTS = frozenset(inspect.signature(BlendedDiffusionPipeline.__call__).parameters)
+# what networks that understand words have, and those that CLIP guides have not
+OF_TEXT_NETWORKS = {"guidance_scale", "fit_decoder", "size"}
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,24 @@ class BlendedDiffusionPainter:
 
     model: Model
 
-    known_settings = frozenset(field.name for field in fields(EditSettings))
+    title = "Blended Diffusion"
+    known_settings = frozenset(field.name for field in fields(EditSettings)) - OF_TEXT_NETWORKS
 
     @property
     def size(self) -> int:
         return self.model.size
 
+    @property
+    def default_num_inference_steps(self) -> int:
+        return self.model.pipe.config.default_num_inference_steps
+
     def check(self, settings: EditSettings, mask: Mask | None) -> None:
+        if settings.ranking == "none":
+            raise ValueError("`ranking` 'none' is for models without a CLIP; give 'surroundings' or 'region'.")
+        if settings.scheduler is not None:
+            if settings.ddim:
+                raise ValueError(f"`scheduler` {settings.scheduler!r} does not go with `ddim`; give one of them.")
+            scheduler_named(settings.scheduler, self.model.pipe)
         if settings.detail < 1:
             raise ValueError(f"`detail` is {settings.detail}; expected a whole number of at least 1.")
         if settings.detail > 1 and (settings.region_prompts is not None or not settings.blend):
@@ -103,6 +117,9 @@ class BlendedDiffusionPainter:
         if settings.ddim:
             pipe = variant_of(pipe, type(pipe))
             pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        if settings.scheduler is not None:
+            pipe = variant_of(pipe, type(pipe))
+            pipe.scheduler = scheduler_named(settings.scheduler, pipe)
         if settings.region_prompts is not None:
             pipe = RegionsPipeline.of(pipe)
         return replace(self, model=replace(self.model, pipe=pipe))
@@ -177,11 +194,7 @@ class BlendedDiffusionPainter:
     def memory_saving(self) -> MemorySaving:
         return MemorySaving.of(self.model.pipe)
 
-
-def changing_mask(canvas: Canvas, settings: EditSettings) -> tuple[ChangingMask, float]:
-    """The mask of each step, and the strength with which those steps are taken in which anything is free."""
-    strength = settings.strength or 0.0
-    if not settings.mask_is_change_map:
-        return ShrinkingMask(canvas.model_mask, settings.initial_mask_growth or 0.0), strength
-    change = ChangeMap(canvas.model_greys)
-    return change.brightened(), strength * change.reach
+    def save_memory(self, saving: MemorySaving) -> None:
+        if saving.vae_tiling or saving.vae_slicing:
+            raise ValueError(f"{self.title} has no autoencoder to save memory in; leave VAE tiling and slicing out.")
+        saving.apply(self.model.pipe)

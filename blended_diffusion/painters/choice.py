@@ -3,10 +3,13 @@
 What belongs here knows the painters by name, so that nobody above has to.
 """
 
+import inspect
+
 from diffusers import DiffusionPipeline
 
 from blended_diffusion.models import Model
 from blended_diffusion.painters.blended_diffusion import BlendedDiffusionPainter
+from blended_diffusion.painters.inpainting import InpaintingPainter
 from blended_diffusion.painters.painter import Painter
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 
@@ -25,5 +28,10 @@ def painter_for(given: Model | DiffusionPipeline | Painter) -> Painter:
     model = Model(given, "in memory", "") if isinstance(given, DiffusionPipeline) else given
     if isinstance(model, Model) and isinstance(model.pipe, BlendedDiffusionPipeline):
         return BlendedDiffusionPainter(model)
-    found = type(model.pipe if isinstance(model, Model) else model).__name__
-    raise TypeError(f"`model` is a {found}, for which there is no painter; give a BlendedDiffusionPipeline.")
+    found = type(model.pipe if isinstance(model, Model) else model)
+    if isinstance(model, Model) and {"image", "mask_image"} <= inspect.signature(found.__call__).parameters.keys():
+        return InpaintingPainter(model)
+    raise TypeError(
+        f"`model` is a {found.__name__}, for which there is no painter; give a BlendedDiffusionPipeline, or a pipeline"
+        " that takes an image and a mask."
+    )

@@ -47,6 +47,8 @@ LIMITS = {
     "num_inference_steps": Limit(1, whole=True),
     "strength": Limit(0, 1, above_minimum=True),
     "clip_guidance_scale": WEIGHT,
+    "guidance_scale": WEIGHT,
+    "size": Limit(8, whole=True),
     "range_guidance_scale": WEIGHT,
     "num_augmentations": Limit(0, whole=True),
     "background_mse_scale": WEIGHT,
@@ -61,4 +63,4 @@ LIMITS = {
     "seed": Limit(0, 2**62, whole=True),
 }
 
-CHOICES = {"guidance_gradient": ("sample", "estimate"), "ranking": ("surroundings", "region")}
+CHOICES = {"guidance_gradient": ("sample", "estimate"), "ranking": ("surroundings", "region", "none")}

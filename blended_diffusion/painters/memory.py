@@ -29,10 +29,14 @@ class MemorySaving:
         gradient_checkpointing (`bool`): the UNet's blocks keep their inputs alone, and are computed once more when the
             gradient comes back to them.
         clip_chunk_size (`int`, *optional*): how many pictures CLIP looks at together; all if left out.
+        vae_tiling (`bool`), vae_slicing (`bool`): an autoencoder goes over a picture in tiles, and over a batch one by
+            one.
     """
 
     gradient_checkpointing: bool = False
     clip_chunk_size: int | None = None
+    vae_tiling: bool = False
+    vae_slicing: bool = False
 
     @classmethod
     def of(cls, pipe: BlendedDiffusionPipeline) -> "MemorySaving":

@@ -41,12 +41,20 @@ class Painter(Protocol):
     """
 
     @property
+    def title(self) -> str:
+        """What people know its kind by."""
+
+    @property
     def model(self) -> Model:
         """The pipeline that paints, its name, and the hash of its weights, by which records know it."""
 
     @property
     def size(self) -> int:
         """The width and height in pixels of the square that it works in."""
+
+    @property
+    def default_num_inference_steps(self) -> int:
+        """How many steps it takes by itself."""
 
     @property
     def known_settings(self) -> frozenset[str]:
@@ -97,3 +105,10 @@ class Painter(Protocol):
 
     def memory_saving(self) -> MemorySaving:
         """How it saves memory now, for the records."""
+
+    def save_memory(self, saving: MemorySaving) -> None:
+        """Has it save memory so from here on.
+
+        Raises:
+            ValueError: it cannot.
+        """

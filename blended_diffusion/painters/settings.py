@@ -20,6 +20,11 @@ class EditSettings:
         candidate_labels (`list[str]`, *optional*):
             the pipeline's arguments of these names.
         ddim (`bool`): take the steps with DDIM.
+        scheduler (`str`, *optional*): the class name of the scheduler to take the steps with; one that diffusers calls
+            compatible with the model's own.
+        size (`int`, *optional*): the width and height of the square that is painted; the model's own if left out.
+        guidance_scale (`float`, *optional*): classifier-free guidance, of networks that understand words.
+        fit_decoder (`bool`): fit the autoencoder's decoder to the photo, for seams: see [`decode_fitted`].
         invert_mask (`bool`): edit the mask's black instead of its white.
         mask_is_change_map (`bool`): the mask's greys say how much of the way a pixel may change: see [`ChangeMap`].
         context (`float`): margin of the square round the mask, as a share of the mask's longer side.
@@ -67,3 +72,7 @@ class EditSettings:
     region_prompts: list[str] | None = None
     prompt_to: str | None = None
     prompt_blend: float = 0.0
+    scheduler: str | None = None
+    size: int | None = None
+    guidance_scale: float | None = None
+    fit_decoder: bool = False

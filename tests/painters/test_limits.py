@@ -70,7 +70,7 @@ def test_the_pipeline_refuses_what_the_table_refuses(tiny_pipe, name, value):
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_the_pipeline_accepts_the_tables_words_and_no_others(tiny_pipe, name):
-    for word in CHOICES[name]:
+    for word in set(CHOICES[name]) - {"none"}:  # of models that no CLIP guides
         with pytest.raises(AcceptedError):
             begin(tiny_pipe, **{name: word})
     with pytest.raises(ValueError, match=f"`{name}` is 'size'"):
