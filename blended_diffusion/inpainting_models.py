@@ -16,6 +16,7 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline, IFInpaintingSuperResolutionPipeline
 from diffusers.pipelines.auto_pipeline import AUTO_INPAINT_PIPELINES_MAPPING, SUPPORTED_TASKS_MAPPINGS
+from packaging.version import Version
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 
@@ -34,6 +35,7 @@ from blended_diffusion.model_files import (
 
 
 NO_CLIP = "none"
+DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"  # renamed then
 CLIP_PARTS = ("clip_model", "tokenizer", "feature_extractor")
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers saves them
 DEFAULTS_FILE = "edit_defaults.json"
@@ -120,7 +122,7 @@ def load_inpainting_pipeline(
         size = sum(path.stat().st_size for paths in networks.values() for path in paths)
         dtype = machine.half_precision(device) if size > large else None
     dtype = dtype or torch.float32
-    options = {"torch_dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    options = {DTYPE: dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
     pipe = _from_folder(kind, folder, name, argument, **options)
     parts = [ModelPart("network", part, hash_files(paths, name, argument)) for part, paths in networks.items()]
     files = [path for paths in networks.values() for path in paths]
@@ -173,6 +175,9 @@ def _from_folder(
         raise ValueError(
             f"{argument} {name!r} cannot be loaded as a {kind.__name__} ({first_line(error)})."
         ) from error
+    vae = getattr(pipe, "vae", None)
+    if vae is not None and vae.dtype == torch.float32 and vae.config.get("force_upcast"):
+        vae.register_to_config(force_upcast=False)  # it is: pipelines would cast it again at each call, with a warning
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -233,8 +238,8 @@ def load_clip(name: str, dtype: torch.dtype) -> tuple[RankingClip, ModelPart]:
         feature_extractor = AutoImageProcessor.from_pretrained(places[2])
     except LOADING_ERRORS as error:
         raise ValueError(
-            f"clip {name!r} cannot be loaded ({first_line(error)}); give a folder or a Hub id, or {NO_CLIP!r} to rank by"
-            " nothing."
+            f"clip {name!r} cannot be loaded ({first_line(error)}); give a folder or a Hub id, or {NO_CLIP!r} for no"
+            " ranking."
         ) from error
     if not hasattr(model, "get_text_features"):
         raise ValueError(f"clip {name!r} is a {type(model).__name__}; give a CLIP or a SigLIP, or {NO_CLIP!r}.")

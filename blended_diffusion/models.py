@@ -71,8 +71,8 @@ class Model:
             own inpainting pipelines.
         name (`str`): `"bundled"`, `"bundled-text"`, a folder's absolute path, or a Hub id.
         sha256 (`str`): of the weights of all its networks.
-        parts (`tuple[ModelPart, ...]`): the networks by themselves, and what was loaded from elsewhere: LoRAs, the CLIP
-            that ranks. Of a [`BlendedDiffusionPipeline`] there are none.
+        parts (`tuple[ModelPart, ...]`): the networks by themselves, and what was loaded from elsewhere: LoRAs, the
+            CLIP that ranks. Of a [`BlendedDiffusionPipeline`] there are none.
         clip ([`RankingClip`], *optional*): what ranks the pictures of a pipeline that has no CLIP to do so.
         upscaler (`DiffusionPipeline`, *optional*): what makes the pictures of `pipe` larger.
         defaults (`Mapping[str, Any]`): settings that somebody who leaves them out gets, other than the pipeline's own.

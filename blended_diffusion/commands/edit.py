@@ -53,7 +53,15 @@ EDIT_HELP = "\n\n".join(
 
 @with_groups
 def edit_command(
-    prompt: Annotated[str, flag(INPUT, "--prompt -p", "What the masked region should show.", "WORDS")],
+    prompt: Annotated[
+        list[str],
+        flag(
+            INPUT,
+            "--prompt -p",
+            "What the masked region should show. Repeated, each has a folder of its own, and all are on prompts.png.",
+            "WORDS",
+        ),
+    ],
     init_image: InitImage,
     mask: EditMaskFlags,
     preset: Annotated[
@@ -83,6 +91,8 @@ def edit_command(
 ) -> None:
     if variant.note is not None:
         show(variant.note)
+    if len(prompt) > 1 and method.strengths is not None:
+        raise ValueError(f"--strengths {method.strengths} is for one prompt, and there are {len(prompt)}; give one.")
 
     # what is wrong with the files is said before torch is waited for
     from blended_diffusion.pictures import inputs
@@ -107,9 +117,9 @@ def edit_command(
     request = replace(machine.request, clip="none") if ranking.ranking == "none" else machine.request
     model = load_in_all(team, request, machines.find_dtype(dtype, "--dtype"), machine.device, device)
     refuse_another_size(model, machine.model_output_size)
-    hint_at_words(model, prompt)
+    hint_at_words(model, " ".join(prompt))
     settings = EditSettings(
-        prompt=prompt,
+        prompt=prompt[0],
         invert_mask=mask.invert_mask and mask.is_file,
         mask_is_change_map=mask.mask_is_change_map,
         feather=mask.feather,
@@ -147,6 +157,14 @@ def edit_command(
     if region is not None:
         Editor(model).prepare(photo, region, settings, "")  # what the model refuses is said before a file is written
         region = keep(region, photo, output.folder / "mask.png", "--output_path")
+    if len(prompt) > 1:
+        from blended_diffusion.applications.prompts import over_prompts, sheet_of_prompts
+        from blended_diffusion.pictures import gallery
+
+        by_prompt = over_prompts(editor, photo, region, settings, prompt)
+        sheet = sheet_of_prompts(photo, region, by_prompt, window.context)
+        gallery.write_png(sheet, output.folder / "prompts.png", photo.icc_profile)
+        return
     if method.strengths is None:
         editor.edit(photo, region, settings)
         return
@@ -154,7 +172,7 @@ def edit_command(
     from blended_diffusion.pictures import gallery
 
     edits = over_strengths(editor, photo, region, settings, strengths_with_commas(method.strengths))
-    sheet = strip_of_strengths(photo, region, edits, prompt, window.context)
+    sheet = strip_of_strengths(photo, region, edits, prompt[0], window.context)
     gallery.write_png(sheet, output.folder / "strengths.png", photo.icc_profile)
 
 

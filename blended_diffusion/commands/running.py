@@ -36,6 +36,7 @@ def load(request: ModelRequest, dtype: "torch.dtype | None", device: "torch.devi
     Raises:
         ValueError: there is none, or it cannot save memory so.
     """
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
 
     from blended_diffusion import machine
@@ -44,6 +45,7 @@ def load(request: ModelRequest, dtype: "torch.dtype | None", device: "torch.devi
     from blended_diffusion.painters.memory import MemorySaving
 
     logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
     if device.type == "cpu":
         machine.keep_freed_memory()
     model = load_model(
