@@ -58,6 +58,21 @@ def tiny_model_dir(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory):
+    """A function: what `tiny_diffusers.save` knows by name as a saved folder, made when it is asked for first."""
+    import tiny_diffusers
+
+    root = tmp_path_factory.mktemp("families")
+
+    def folder(name: str) -> Path:
+        if not (root / name).exists():
+            tiny_diffusers.save(name, root / name)
+        return root / name
+
+    return folder
+
+
 @pytest.fixture
 def photo() -> Image.Image:
     """A 16×16 picture with something in every channel."""

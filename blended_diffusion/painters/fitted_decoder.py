@@ -37,7 +37,7 @@ def decode_fitted(
     pictures = []
     with torch.inference_mode(False), torch.enable_grad():
         photo, mask = photo.float().clone(), mask.float().clone()
-        for latent in latents.float().clone():
+        for latent in latents.detach().float().clone():
             decoder = copy.deepcopy(torch.nn.ModuleList([vae.post_quant_conv or torch.nn.Identity(), vae.decoder]))
             decoder = decoder.float().requires_grad_(True)
 
