@@ -303,6 +303,6 @@ SIZES = {"flux-fill": 32}
 
 
 def save(name: str, folder: Path) -> None:
-    """A family's tiny pipeline in a folder, the second stage of IF (`"if-upscaler"`), or a CLIP that ranks (`"clip"`)."""
+    """A family's tiny pipeline in a folder, the second stage of IF (`if-upscaler`), or a CLIP that ranks (`clip`)."""
     others = {"if-upscaler": deepfloyd_if_upscaler, "clip": make_tiny_pipe}
     {**FAMILIES, **others}[name]().save_pretrained(folder)

@@ -1,6 +1,7 @@
 """`edit` and `replay` with the models that diffusers has inpainting pipelines for, as people call them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +22,17 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def files(as_in_a_new_process):
-    """A 1000×700 photo and its mask in the folder."""
-    across, down = np.meshgrid(np.linspace(0, 255, 1000), np.linspace(0, 255, 700))
-    noise = np.random.default_rng(0).normal(0, 4, (700, 1000))
+    write_files(250, 175)
+
+
+def write_files(width: int, height: int) -> None:
+    """A photo and its mask in the folder."""
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    noise = np.random.default_rng(0).normal(0, 4, across.shape)
     pixels = np.stack([across + noise, down + noise, 255 - across + noise], axis=-1).clip(0, 255).astype(np.uint8)
     Image.fromarray(pixels).save("photo.png")
-    mask = Image.new("L", (1000, 700))
-    ImageDraw.Draw(mask).ellipse((300, 200, 700, 560), fill=255)
+    mask = Image.new("L", (width, height))
+    ImageDraw.Draw(mask).ellipse((0.3 * width, 0.3 * height, 0.7 * width, 0.8 * height), fill=255)
     mask.save("mask.png")
 
 
@@ -57,6 +62,8 @@ def outside(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_edit_keeps_the_background_goes_on_and_is_made_again(arguments, family, capsys):
+    if family == "sd":
+        write_files(1000, 700)  # which takes longer than the tiny networks
     assert main(arguments(family, "--num-images", "2", "--batch_size", "1")) == 0
     first = ranked()
     for path in first.values():
@@ -80,17 +87,17 @@ def test_what_a_killed_edit_has_finished_is_kept(arguments):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {seed: os.stat(path).st_mtime_ns for seed, path in ranked().items()}
-    assert 2 <= len(kept) < 40
-    count = str(len(kept) + 1)
+    found = ranked()
+    count = str(len(found) + 1)
+    # the last one may have been without its JSON file still
+    kept = {seed: os.stat(path).st_mtime_ns for seed, path in found.items() if seed < max(found)}
+    assert 1 <= len(kept) < 39
     assert main(arguments("sd", "--num-images", count, "--batch_size", "1", "--resume", "--quiet")) == 0
     now = ranked()
-    assert len(now) >= len(kept) + 1 and all(os.stat(now[seed]).st_mtime_ns == when for seed, when in kept.items())
+    assert len(now) == int(count) and all(os.stat(now[seed]).st_mtime_ns == when for seed, when in kept.items())
 
 
 def test_a_network_that_has_changed_is_named(arguments, family_folder, tmp_path, capsys):
-    import shutil
-
     folder = shutil.copytree(family_folder("sd"), tmp_path / "own")
     assert main(arguments("sd", "--model", str(folder), "--num-images", "1", "--quiet")) == 0
     path = next((folder / "vae").glob("*.safetensors"))

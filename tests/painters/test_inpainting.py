@@ -159,7 +159,7 @@ class TestSettings:
 
     def test_a_scheduler_is_one_edits_own(self, models, scene):
         before = models("sd").pipe.scheduler
-        painted(models("sd"), scene, scheduler="PNDMScheduler")
+        painted(models("sd"), scene, scheduler="DPMSolverMultistepScheduler", num_inference_steps=4)
         assert models("sd").pipe.scheduler is before
 
     def test_the_models_own_numbers_are_recorded(self, models, scene):
