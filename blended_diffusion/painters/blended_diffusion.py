@@ -198,3 +198,12 @@ class BlendedDiffusionPainter:
         if saving.vae_tiling or saving.vae_slicing:
             raise ValueError(f"{self.title} has no autoencoder to save memory in; leave VAE tiling and slicing out.")
         saving.apply(self.model.pipe)
+
+
+def changing_mask(canvas: Canvas, settings: EditSettings) -> tuple[ChangingMask, float]:
+    """The mask of each step, and the strength with which those steps are taken in which anything is free."""
+    strength = settings.strength or 0.0
+    if not settings.mask_is_change_map:
+        return ShrinkingMask(canvas.model_mask, settings.initial_mask_growth or 0.0), strength
+    change = ChangeMap(canvas.model_greys)
+    return change.brightened(), strength * change.reach

@@ -331,10 +331,12 @@ class Stroke:
             wanted = among_latents(self.shrinking.at(progress), latents)
             changed["mask"] = wanted.to(tensors["mask"]).expand_as(tensors["mask"])
         if self.settings.mask_is_change_map and progress < 1:
-            free = among_latents(ChangeMap(self.canvas.model_greys).at(progress), latents)
+            change = ChangeMap(self.canvas.model_greys)
+            # black is the pipeline's own business
+            held = among_latents(change.at(1) & ~change.at(progress), latents)
             timesteps = pipe.scheduler.timesteps[-pipe.num_timesteps :]
             photo = pipe.scheduler.add_noise(*self._photo_and_noise, timesteps[step + 1][None])
-            changed["latents"] = latents = torch.lerp(photo.to(latents), latents, free)
+            changed["latents"] = latents = torch.lerp(latents, photo.to(latents), held)
         if self.steps is not None:
             self._watch(self.decoded(latents))
         return changed

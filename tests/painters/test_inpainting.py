@@ -183,6 +183,23 @@ class TestSettings:
         assert not difference(grown, photo)[~inside].any()
         assert difference(grown, painted(models("sd"), scene, num_inference_steps=4).best)[inside].any()
 
+    @pytest.mark.parametrize("family", ["sd", "sd-inpainting", "sdxl"])
+    def test_a_map_of_change_holds_what_is_dark_to_the_photo(self, models, scene, family):
+        photo, mask = scene
+
+        def change(grey):
+            settings = {"mask_is_change_map": True, "num_inference_steps": 6}
+            level = mask.point([0] + [grey] * 255)
+            edited = painted(models(family), (photo, level), 2, **settings)
+            changed = [difference(image, photo) for image in edited.images]
+            assert not any(one[np.asarray(mask) == 0].any() for one in changed)
+            return edited, sum(one[np.asarray(mask) > 0].mean() for one in changed)
+
+        assert change(60)[1] < change(255)[1]
+        plain = painted(models(family), scene, 2, num_inference_steps=6)
+        whole, _ = change(255)
+        assert [difference(*pair).max() for pair in zip(whole.images, plain.images, strict=True)] == [0, 0]
+
     @pytest.mark.parametrize("family", ["sd", "sdxl"])
     def test_words_between_two_prompts(self, models, scene, family):
         def between(share):
