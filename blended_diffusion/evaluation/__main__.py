@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def evaluate(
     output: Annotated[Path, typer.Option(help="Folder for the report; what is finished there is not made again.")],
-    model: Annotated[str, typer.Option(help="The model: bundled, a folder, or a Hub id.")] = "bundled",
+    model: Annotated[str, typer.Option(help="The model: bundled, bundled-text, a folder, or a Hub id.")] = "bundled",
     methods: Annotated[str, typer.Option(help=f"Which, with commas between: {', '.join(METHODS)}.")] = "default",
     edits: Annotated[int, typer.Option(min=1, help="So many, spread over the benchmark.")] = 96,
     num_images: Annotated[int, typer.Option(min=2, help="Candidates of each edit.")] = 8,
@@ -56,7 +56,7 @@ def evaluate(
         else [benchmark[number * len(benchmark) // edits] for number in range(edits)]
     )
     loaded = load_model(model, argument="--model")
-    loaded.pipe.to(found_device)
+    loaded.to(found_device)
     loaded.pipe.set_progress_bar_config(disable=True)
     judge = Judge.load(device=found_device)
     lpips, spatial_lpips = (
@@ -84,7 +84,7 @@ def evaluate(
     words = [task.word for task in benchmark for _ in range(COMPOSITES_PER_EDIT)]
     seen = judge.verdicts(composites)
     right = sum(one == other for one, other in zip(seen, words, strict=True))
-    made_with = MadeWith.on(found_device, loaded.pipe.unet.dtype)
+    made_with = MadeWith.on(found_device, loaded.dtype)
     arguments = shlex.join(sys.argv[1:])
     about = {
         "command": f"python -m blended_diffusion.evaluation {arguments}",

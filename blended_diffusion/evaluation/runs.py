@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import torch
 from lpips import LPIPS
 
 from blended_diffusion.editing.edit import Candidate, Edit
@@ -19,7 +18,9 @@ from blended_diffusion.evaluation.benchmark import BenchmarkEdit
 from blended_diffusion.evaluation.figures import background_difference, diversity, seam, seam_lpips
 from blended_diffusion.evaluation.judge import Judge
 from blended_diffusion.evaluation.methods import Method
+from blended_diffusion.inpainting_models import RankingClip
 from blended_diffusion.models import Model
+from blended_diffusion.painters.clip_ranking import clip_distances
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures.gallery import write_png, write_text
 
@@ -152,13 +153,11 @@ class Bench:
             seconds=seconds,
         )
 
-    @torch.no_grad()
     def region_distances(self, edit: Edit, candidates: list[Candidate]) -> list[float]:
         pipe = self.model.pipe
-        images = torch.cat([pipe.prepare_image(candidate.image) for candidate in candidates])
-        mask = pipe.prepare_mask(edit.canvas.model_mask, 0.5, False).expand(len(images), -1, -1, -1)
-        text_embeds = pipe.encode_prompt([edit.settings.prompt])
-        return pipe.clip_distance(images, mask, text_embeds).tolist()
+        clip = self.model.clip or RankingClip(pipe.clip_model, pipe.tokenizer, pipe.feature_extractor)
+        images = [candidate.image for candidate in candidates]
+        return clip_distances(clip, images, edit.canvas.model_mask, edit.settings.prompt, "region")
 
     def square_path(self, name: str, task: BenchmarkEdit, number: int) -> Path:
         return self.folder / "squares" / name / f"{task.name}-{number}.png"
