@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tiny import make_tiny_pipe, tiny_tokenizer
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -28,6 +27,7 @@ from diffusers import (
     UNet2DConditionModel,
     VQModel,
 )
+from tiny import make_tiny_pipe, tiny_tokenizer
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,

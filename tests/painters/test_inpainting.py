@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny_diffusers
 import torch
-from tiny import make_tiny_pipe
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image, ImageDraw
+from tiny import make_tiny_pipe
 from tiny_diffusers import FAMILIES, SIZES
 
 from blended_diffusion.editing.editor import Editor
