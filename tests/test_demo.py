@@ -51,6 +51,7 @@ def unlinked(tmp_path) -> Path:
 
 def test_a_checkout_without_links_is_told_of(unlinked, monkeypatch, caplog):
     monkeypatch.setattr(models, "MODEL_FOLDER", unlinked)
+    monkeypatch.setitem(models.IN_THE_BOX, "bundled", unlinked)
     assert load_model().name == "bundled"
     (said,) = caplog.messages
     assert "git config core.symlinks true" in said and "pipeline_blended_diffusion.py" in said
