@@ -8,7 +8,8 @@ edited.best.save("edited.png")
 ```
 
 `edit` is for one photo; an `Editor` edits many with one model, which `load_model` finds; `EditSettings` says all that
-can be wanted; `Photo` and `Mask` are pictures that came from files.
+can be wanted; `Photo` and `Mask` are pictures that came from files. `fill` has any function of your own paint a
+region.
 
 Each folder may use those below it in this list, and none above:
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from blended_diffusion.editing.one_photo import edit_photo as edit
     from blended_diffusion.models import load_model
     from blended_diffusion.painters.settings import EditSettings
+    from blended_diffusion.pictures.fill import fill
     from blended_diffusion.pictures.inputs import Mask, Photo
 
     __version__: str
@@ -47,10 +49,11 @@ _DEFINED_IN = {
     "Mask": "pictures.inputs:Mask",
     "Photo": "pictures.inputs:Photo",
     "edit": "editing.one_photo:edit_photo",
+    "fill": "pictures.fill:fill",
     "load_model": "models:load_model",
 }
 
-__all__ = ["EditSettings", "Editor", "Mask", "Photo", "__version__", "edit", "load_model"]
+__all__ = ["EditSettings", "Editor", "Mask", "Photo", "__version__", "edit", "fill", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

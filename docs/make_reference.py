@@ -45,6 +45,7 @@ PUBLIC = [
         ],
     ),
     ("blended_diffusion.editing.one_photo", "One photo in one call", ["edit_photo"]),
+    ("blended_diffusion.pictures.fill", "A function of your own that paints", ["fill"]),
     ("blended_diffusion.editing.editor", "Photos of any size", ["Editor", "Editor.edit", "Edited", "FolderEditor"]),
     ("blended_diffusion.painters.settings", "What is wanted of an edit", ["EditSettings"]),
     ("blended_diffusion.painters.painter", "Whoever fills a region", ["Painter.*", "PaintedSquare"]),

@@ -24,7 +24,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_every_name_is_there():
     assert set(blended_diffusion.__all__) == {
-        "EditSettings", "Editor", "Mask", "Photo", "__version__", "edit", "load_model",
+        "EditSettings", "Editor", "Mask", "Photo", "__version__", "edit", "fill", "load_model",
     }  # fmt: skip
     assert set(blended_diffusion.__all__) <= set(dir(blended_diffusion))
     for name in blended_diffusion.__all__:

@@ -25,6 +25,7 @@ PUBLIC = [
     f"{PACKAGE}.models",
     f"{PACKAGE}.editing.editor",
     f"{PACKAGE}.painters.settings",
+    f"{PACKAGE}.pictures.fill",
     f"{PACKAGE}.masks",
     f"{PACKAGE}.applications",
 ]

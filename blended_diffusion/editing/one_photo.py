@@ -4,7 +4,6 @@ What belongs here opens files, finds the model and the device, and leaves the re
 one photo, or into a folder, has an editor of their own.
 """
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.models import BUNDLED, Model, load_model
 from blended_diffusion.painters.painter import Painter
 from blended_diffusion.painters.settings import EditSettings
-from blended_diffusion.pictures.inputs import Mask, Photo, black_and_white, read_mask, read_photo
+from blended_diffusion.pictures.inputs import Mask, Photo, as_mask, as_photo
 
 
 def edit_photo(
@@ -65,40 +64,11 @@ def edit_photo(
     """
     wanted = EditSettings(prompt) if isinstance(prompt, str) else prompt
     wanted = replace(wanted, **settings)
-    photo = _as_photo(photo)
-    region = _as_mask(mask, photo.image.size, wanted.invert_mask, wanted.mask_is_change_map)
+    photo = as_photo(photo)
+    greys = (wanted.invert_mask, wanted.mask_is_change_map)
+    region = None if mask is None else as_mask(mask, photo.image.size, *greys)
     if isinstance(model, str):
         device = machine.find_device(None if device is None else str(device))
         model = load_model(model, device=device)
         model.to(device)
     return Editor(model, seed, num_images, batch_size).edit(photo, region, wanted)
-
-
-def _as_photo(photo: str | Path | PIL.Image.Image | Photo) -> Photo:
-    if isinstance(photo, Photo):
-        return photo
-    if not isinstance(photo, PIL.Image.Image):
-        return read_photo(photo)
-    image = photo.convert("RGBA" if photo.has_transparency_data else "RGB")
-    digest = hashlib.sha256(image.tobytes()).hexdigest()
-    return Photo(image, photo.info.get("icc_profile"), Path("in memory"), digest)
-
-
-def _as_mask(
-    mask: str | Path | PIL.Image.Image | Mask | None, size: tuple[int, int], invert: bool, keep_greys: bool
-) -> Mask | None:
-    if mask is None or isinstance(mask, Mask):
-        return mask
-    if not isinstance(mask, PIL.Image.Image):
-        return read_mask(mask, size, invert, keep_greys=keep_greys)
-    if mask.size != size:
-        raise ValueError(
-            f"`mask` is {mask.width}×{mask.height} pixels (width×height) and the photo is {size[0]}×{size[1]}; they"
-            " must be the same size."
-        )
-    image = black_and_white(mask, invert, keep_greys)
-    if image.getbbox() is None:
-        raise ValueError(
-            f"`mask` leaves nothing to edit; paint {'black' if invert else 'white'} what is to be edited."
-        )
-    return Mask(image, Path("in memory"), hashlib.sha256(image.tobytes()).hexdigest())

@@ -1,7 +1,8 @@
 """Pictures in and out.
 
 - `inputs`: reading what people give; `gallery`: making what people look at.
-- `canvas`, `grain`: the photo's own resolution: the crop round the mask and the way back.
+- `canvas`, `grain`: the photo's own resolution: the crop round the mask and the way back; `fill`:
+  both in one call, for any function that paints.
 - `whole_files`: files that are there as a whole or not at all.
 
 What belongs here knows pixels and files. Networks do not belong here.

@@ -141,6 +141,51 @@ def read_mask(
     return Mask(image, path, sha256)
 
 
+def as_photo(photo: str | Path | PIL.Image.Image | Photo) -> Photo:
+    """The photo in a file, which is read, or as it is given: a picture that came from no file has no path.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    if isinstance(photo, Photo):
+        return photo
+    if not isinstance(photo, PIL.Image.Image):
+        return read_photo(photo)
+    image = photo.convert("RGBA" if photo.has_transparency_data else "RGB")
+    digest = hashlib.sha256(image.tobytes()).hexdigest()
+    return Photo(image, photo.info.get("icc_profile"), Path("in memory"), digest)
+
+
+def as_mask(
+    mask: str | Path | PIL.Image.Image | Mask, size: tuple[int, int], invert: bool = False, keep_greys: bool = False
+) -> Mask:
+    """The mask in a file, which is read, or as it is given; a picture is taken as a file of it would be.
+
+    Args:
+        mask (`str`, `Path`, `PIL.Image.Image` or [`Mask`]): a [`Mask`] stays as it is.
+        size (`tuple[int, int]`): the photo's `(width, height)`, which the mask must have.
+        invert (`bool`), keep_greys (`bool`): as in [`read_mask`].
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    if isinstance(mask, Mask):
+        return mask
+    if not isinstance(mask, PIL.Image.Image):
+        return read_mask(mask, size, invert, keep_greys=keep_greys)
+    if mask.size != size:
+        raise ValueError(
+            f"`mask` is {mask.width}×{mask.height} pixels (width×height) and the photo is {size[0]}×{size[1]}; they"
+            " must be the same size."
+        )
+    image = black_and_white(mask, invert, keep_greys)
+    if image.getbbox() is None:
+        raise ValueError(
+            f"`mask` leaves nothing to edit; paint {'black' if invert else 'white'} what is to be edited."
+        )
+    return Mask(image, Path("in memory"), hashlib.sha256(image.tobytes()).hexdigest())
+
+
 def black_and_white(image: PIL.Image.Image, invert: bool = False, keep_greys: bool = False) -> PIL.Image.Image:
     """A mask of mode `L` whose greys have fallen to black or white, unless they are to be kept; and then inverted."""
     levels = [level if keep_greys else 255 * (level >= 128) for level in range(256)]
