@@ -256,6 +256,38 @@ def run_document() -> dict:
     return {"blocks": len(blocks), "marked": text.count("<!-- runs: hub -->\n```python\n")}
 
 
+def edit_with_families() -> dict:
+    """Models of diffusers' own classes by their ids: what each is, and the first row of what it paints."""
+    import numpy as np
+    from PIL import Image
+    from tiny_diffusers import FAMILIES, SIZES
+
+    from blended_diffusion.editing.editor import Editor
+    from blended_diffusion.models import load_model
+    from blended_diffusion.painters.settings import EditSettings
+
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    photo = Image.fromarray(pixels)
+    mask = Image.new("L", (40, 30))
+    mask.paste(255, (10, 5, 32, 26))
+    done = {}
+    for family in FAMILIES:
+        upscaler = "somebody/if-upscaler" if family == "if" else None
+        model = load_model(f"somebody/{family}", clip="somebody/clip", upscaler=upscaler)
+        wanted = EditSettings("rock", num_inference_steps=2, size=SIZES.get(family))
+        made = np.asarray(Editor(model, num_images=1).edit(photo, mask, wanted).best)
+        kept = np.asarray(mask) == 0
+        done[family] = {
+            "name": model.name,
+            "sha256": model.sha256,
+            "parts": [[part.kind, part.name] for part in model.parts],
+            "kept": bool((made[kept] == np.asarray(photo)[kept]).all()),
+            "pixels": made[15].tolist(),
+        }
+    missing = error_of(load_model, "somebody/no-such-model", clip="none")
+    return {"families": done, "missing": missing}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Tests
 # ---------------------------------------------------------------------------------------------------------------------
@@ -450,3 +482,23 @@ def test_the_document_runs(hub, tmp_path):
     ran = in_process(run_document, tmp_path, hub)
     assert ran["blocks"] == 8 and ran["marked"] == 4
     assert "somebody/my-model" in hub.repositories
+
+
+def test_diffusers_own_pipelines_come_from_the_hub_and_from_its_cache(hub, family_folder, tmp_path):
+    from tiny_diffusers import FAMILIES
+
+    from blended_diffusion.models import load_model
+
+    for name in (*FAMILIES, "if-upscaler", "clip"):
+        hub.repositories[f"somebody/{name}"] = Repository.of(family_folder(name))
+    online = in_process(edit_with_families, tmp_path, hub)
+    asked = len(hub.requests)
+    offline = in_process(edit_with_families, tmp_path, hub, HF_HUB_OFFLINE="1")
+    assert hub.requests[asked:] == [] and offline["families"] == online["families"]
+    for family, made in online["families"].items():
+        assert made["kept"] and made["name"] == f"somebody/{family}"
+        assert made["sha256"] == load_model(str(family_folder(family)), clip="none").sha256 or family == "if"
+        assert made["parts"][-1] == ["clip", "somebody/clip"]
+    assert ["upscaler", "somebody/if-upscaler"] in online["families"]["if"]["parts"]
+    for said in (online["missing"], offline["missing"]):
+        assert said.startswith("ValueError: model 'somebody/no-such-model' is no folder here, and the")

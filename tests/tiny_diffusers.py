@@ -304,5 +304,9 @@ SIZES = {"flux-fill": 32}
 
 def save(name: str, folder: Path) -> None:
     """A family's tiny pipeline in a folder, the second stage of IF (`if-upscaler`), or a CLIP that ranks (`clip`)."""
-    others = {"if-upscaler": deepfloyd_if_upscaler, "clip": make_tiny_pipe}
-    {**FAMILIES, **others}[name]().save_pretrained(folder)
+    if name == "clip":  # as transformers has them
+        pipe = make_tiny_pipe()
+        for part in (pipe.clip_model, pipe.tokenizer, pipe.feature_extractor):
+            part.save_pretrained(folder)
+        return
+    {**FAMILIES, "if-upscaler": deepfloyd_if_upscaler}[name]().save_pretrained(folder)

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DModel
 from transformers import CLIPModel, CLIPTokenizer
 
 from blended_diffusion.checkpoints import load_clip_in_full_precision, to_guided_diffusion
+from blended_diffusion.inpainting_models import DEFAULTS_FILE
 from pipeline_blended_diffusion import BlendedDiffusionPipeline
 from training.loop import latest_checkpoint
 from training.losses import linear_schedule
@@ -79,7 +80,7 @@ def export_blended_diffusion(options: argparse.Namespace) -> None:
         options.unet,
         options.clip,
         half=not options.full_precision,
-        default_num_inference_steps=options.steps,
+        default_num_inference_steps=options.steps or 30,
         default_strength=options.strength,
         default_clip_guidance_scale=options.clip_guidance_scale,
         default_num_augmentations=options.augmentations,
@@ -109,6 +110,9 @@ def export_stable_diffusion(options: argparse.Namespace) -> None:
     mend_config(options.output / "text_encoder" / "config.json", dtype="float32")
     compact(options.output / "tokenizer" / "tokenizer.json")
     shutil.copy(run / "words.txt", options.output)
+    # what whoever gives no numbers gets
+    defaults = {"num_inference_steps": options.steps or 25, "guidance_scale": options.guidance_scale}
+    (options.output / DEFAULTS_FILE).write_text(json.dumps(defaults, indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -121,7 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
     flag("--output", type=Path, required=True, help="folder for the pipeline; must not exist")
     flag("--guided-diffusion", type=Path, help="also write the UNet here, as guided-diffusion keeps it (.pt)")
     flag("--full-precision", action="store_true", help="fp32 weights instead of fp16")
-    flag("--steps", type=int, default=30, help="the pipeline's default number of steps")
+    flag("--steps", type=int, help="the default number of steps (default: 30, of a text model 25)")
+    flag("--guidance-scale", type=float, default=4.0, help="of a text model: its default guidance scale")
     flag("--strength", type=float, default=0.95, help="its default strength")
     flag("--clip-guidance-scale", type=float, default=160.0, help="its default guidance scale")
     flag("--guidance-gradient", choices=["sample", "estimate"], default="estimate", help="its default gradient")

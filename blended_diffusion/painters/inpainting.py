@@ -326,16 +326,18 @@ class Stroke:
         if not torch.isfinite(latents).all():
             dtype = str(self.painter.dtype).removeprefix("torch.")
             raise ArithmeticError(f"The pictures came out as NaN in {dtype}; use float32 or a smaller guidance scale.")
-        changed, progress = {}, (step + 1) / pipe.num_timesteps
-        if "mask" in tensors:
-            wanted = among_latents(self.shrinking.at(progress), latents)
+        changed = {}
+        if "mask" in tensors:  # of the next step
+            wanted = among_latents(self.shrinking.at((step + 1) / pipe.num_timesteps), latents)
             changed["mask"] = wanted.to(tensors["mask"]).expand_as(tensors["mask"])
-        if self.settings.mask_is_change_map and progress < 1:
+        if self.settings.mask_is_change_map:
             change = ChangeMap(self.canvas.model_greys)
             # black is the pipeline's own business
-            held = among_latents(change.at(1) & ~change.at(progress), latents)
-            timesteps = pipe.scheduler.timesteps[-pipe.num_timesteps :]
-            photo = pipe.scheduler.add_noise(*self._photo_and_noise, timesteps[step + 1][None])
+            held = among_latents(change.at(1) & ~change.at(step / pipe.num_timesteps), latents)
+            photo, noise = self._photo_and_noise
+            if step + 1 < pipe.num_timesteps:
+                next_timestep = pipe.scheduler.timesteps[-pipe.num_timesteps :][step + 1]
+                photo = pipe.scheduler.add_noise(photo, noise, next_timestep[None])
             changed["latents"] = latents = torch.lerp(latents, photo.to(latents), held)
         if self.steps is not None:
             self._watch(self.decoded(latents))
