@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -490,7 +491,9 @@ def test_diffusers_own_pipelines_come_from_the_hub_and_from_its_cache(hub, famil
     from blended_diffusion.models import load_model
 
     for name in (*FAMILIES, "if-upscaler", "clip"):
-        hub.repositories[f"somebody/{name}"] = Repository.of(family_folder(name))
+        folder = shutil.copytree(family_folder(name), tmp_path / "pushed" / name)
+        (folder / "README.md").write_text("---\nlicense: mit\n---\n")  # diffusers reads Kandinsky's
+        hub.repositories[f"somebody/{name}"] = Repository.of(folder)
     online = in_process(edit_with_families, tmp_path, hub)
     asked = len(hub.requests)
     offline = in_process(edit_with_families, tmp_path, hub, HF_HUB_OFFLINE="1")

@@ -85,7 +85,7 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(models, scene, family):
 def test_every_family_shows_its_steps(models, scene, family):
     job = Editor(models(family)).prepare(*scene, wanted(family), "")
     stages = [len(one.steps) for one in job.make([1, 2], watch=True)]
-    assert stages == ([4, 4] if family == "if" else [2, 2] if family != "sdxl" else [1, 1])
+    assert stages == ([3, 3] if family == "if" else [2, 2] if family != "sdxl" else [1, 1])
 
 
 @pytest.mark.parametrize(
