@@ -44,6 +44,11 @@ PUBLIC = [
             "released_timesteps",
         ],
     ),
+    (
+        "pipeline_imagic",
+        "Imagic",
+        ["ImagicPipeline.*", "ImagicPipelineOutput", "ImagicEdit.*", "find_knee", "EtaPoint"],
+    ),
     ("blended_diffusion.editing.one_photo", "One photo in one call", ["edit_photo"]),
     ("blended_diffusion.pictures.fill", "A function of your own that paints", ["fill"]),
     ("blended_diffusion.editing.editor", "Photos of any size", ["Editor", "Editor.edit", "Edited", "FolderEditor"]),

@@ -133,19 +133,19 @@ def tiny_autoencoder(levels: int) -> AutoencoderKL:
 
 
 def tiny_conditional_unet(in_channels: int, **changes) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=32,
-        in_channels=in_channels,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        **changes,
-    ).eval()
+    config = {
+        "sample_size": 32,
+        "in_channels": in_channels,
+        "out_channels": 4,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 32,
+        "attention_head_dim": 4,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**{**config, **changes}).eval()
 
 
 def save_inpainting(folder: Path) -> None:
