@@ -349,7 +349,6 @@ class EditRequest:
     auto: bool
     num_images_per_prompt: int
     generator: torch.Generator | list[torch.Generator] | None
-    mask_image: PictureInput | None
     strength: float
     num_inference_steps: int
     guidance_scale: float
@@ -586,7 +585,7 @@ class ImagicPipeline(DiffusionPipeline):
         check_whole("checkpoint_every", checkpoint_every, 1)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"`generator` must be a torch.Generator, not {type(generator).__name__}.")
-        photo = read_photo(image)
+        photo = picture_from(image, "image", 3)
         region = self.find_region(photo, mask_image, padding_mask_crop, settings)
         identity = {"prompt": prompt, "photo": hash_of(photo), "region": list(region), **asdict(settings)}
         checkpoint, saved = self.find_checkpoint(checkpoint_folder, resume, identity)
@@ -716,7 +715,6 @@ class ImagicPipeline(DiffusionPipeline):
             auto=auto,
             num_images_per_prompt=num_images_per_prompt,
             generator=generator,
-            mask_image=mask_image,
             strength=strength,
             num_inference_steps=self.setting("num_inference_steps", num_inference_steps),
             guidance_scale=self.setting("guidance_scale", guidance_scale),
@@ -728,17 +726,18 @@ class ImagicPipeline(DiffusionPipeline):
         self.check_network()
         self.check_request(request)
         edit, etas, settings = request.edit, request.etas, request.edit.settings
+        mask = None if mask_image is None else read_mask_of(mask_image, edit)
         self._guidance_scale, self._interrupt = request.guidance_scale, False
 
         # encode: ē for every picture, and what guidance leads away from
         embeds = repeated([interpolate_text(edit.e_tgt, edit.e_opt, one) for one in etas], num_images_per_prompt)
-        embeds = {name: tensor.to(self._execution_device) for name, tensor in embeds.items()}
+        device = self._execution_device
+        embeds = {name: tensor.to(device) for name, tensor in embeds.items()}
         negative = self.encode_negative(negative_prompt) if self.do_classifier_free_guidance else None
 
-        # prepare: the photo's latents, the mask, and a generator for every picture
+        # prepare: the photo's latents, the mask at their size, and a generator for every picture
         pixels = self.image_processor.preprocess(edit.photo.crop(edit.region), settings.height, settings.width)
-        source = self.encode_photo(pixels.to(self._execution_device))
-        mask = None if mask_image is None else read_mask_of(mask_image, edit)
+        source = self.encode_photo(pixels.to(device))
         latent_mask = None if mask is None else self.prepare_latent_mask(mask, edit.region, source)
         seeds = generators_of_seeds(generator, num_images_per_prompt)
         generators = seeds + [same_again(one) for _ in etas[1:] for one in seeds]
@@ -844,11 +843,11 @@ class ImagicPipeline(DiffusionPipeline):
                 scaler.update()
                 optimizer.zero_grad()
                 run.losses[phase].append(loss.item())
-                progress_bar.update()
-                progress_bar.set_postfix(loss=f"{loss.item():.4f}")
                 done = step + 1
                 if phase == "network" and settings.target_psnr is not None and done % settings.psnr_every == 0:
                     run.psnr = self.measure_psnr(run)
+                progress_bar.update()
+                progress_bar.set_postfix({"loss": loss.item()} | ({} if run.psnr is None else {"PSNR": run.psnr}))
                 if run.callback is not None:
                     run.callback(self, phase, step, loss.item())
                 if done % run.checkpoint_every == 0 or done == num_steps or self.interrupt:
@@ -870,11 +869,9 @@ class ImagicPipeline(DiffusionPipeline):
             return F.mse_loss(prediction, target.expand_as(prediction))
 
     def is_good_enough(self, phase: str, run: FitRun) -> bool:
+        """Whether step 2 can stop early."""
         target = run.settings.target_psnr
-        if phase != "network" or target is None or run.psnr is None or run.psnr < target:
-            return False
-        logger.info(f"The photo is given back with {run.psnr:.1f} dB after {len(run.losses['network'])} steps.")
-        return True
+        return phase == "network" and target is not None and run.psnr is not None and run.psnr >= target
 
     @torch.no_grad()
     def measure_psnr(self, run: FitRun) -> float:
@@ -1085,7 +1082,7 @@ class ImagicPipeline(DiffusionPipeline):
     @torch.no_grad()
     def encode_prompt(self, prompt: str) -> TextEmbeds:
         """The embeddings of one sentence; what is beyond the encoders' length is cut with a warning."""
-        parts, embeds = [], {}
+        parts, embeds, device = [], {}, self._execution_device
         for tokenizer, encoder in self.text_encoders:
             length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
             tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -1095,8 +1092,8 @@ class ImagicPipeline(DiffusionPipeline):
                 logger.warning(f"CLIP can only handle {length} tokens; this part of the prompt was cut off: {removed}")
             attends = getattr(encoder.config, "use_attention_mask", False)
             output = encoder(
-                tokens.input_ids.to(self._execution_device),
-                attention_mask=tokens.attention_mask.to(self._execution_device) if attends else None,
+                tokens.input_ids.to(device),
+                attention_mask=tokens.attention_mask.to(device) if attends else None,
                 output_hidden_states=True,
             )
             # SDXL reads the layer before the last of both encoders, and the second one's pooled embedding
@@ -1129,8 +1126,9 @@ class ImagicPipeline(DiffusionPipeline):
 
     @contextlib.contextmanager
     def vae_in_full_precision(self) -> Iterator[None]:
-        """SDXL's autoencoder gives NaN in fp16, and its config says so."""
-        upcast = self.vae.dtype == torch.float16 and self.vae.config.force_upcast
+        """SDXL's autoencoder gives NaN in fp16, and its config says so, which by default it does of any other too."""
+        is_xl = self.text_encoder_2 is not None
+        upcast = is_xl and self.vae.dtype == torch.float16 and self.vae.config.force_upcast
         if upcast:
             self.vae.to(torch.float32)
         try:
@@ -1169,8 +1167,7 @@ class ImagicPipeline(DiffusionPipeline):
         self, pictures: torch.Tensor, edit: ImagicEdit, mask: torch.Tensor | None, num_etas: int, output_type: str
     ) -> list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor:
         """The pictures for every η: at the network's size or, with a mask or of a crop, in the photo at its own."""
-        pictures = pictures.cpu()
-        photo = VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(edit.photo))
+        photo = VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(edit.photo)).to(pictures.device)
         left, top, right, bottom = edit.region
         if mask is not None or edit.region != (0, 0, edit.photo.width, edit.photo.height):
             size = (bottom - top, right - left)
@@ -1178,7 +1175,7 @@ class ImagicPipeline(DiffusionPipeline):
             pictures = photo.repeat(len(window), 1, 1, 1)
             pictures[..., top:bottom, left:right] = window
             if mask is not None:
-                pictures = torch.where(mask > 0, pictures, photo)
+                pictures = torch.where(mask.to(pictures.device) > 0, pictures, photo)
         if output_type == "pt":
             return pictures.unflatten(0, (num_etas, -1))
         flat = self.image_processor.postprocess(pictures, output_type, do_denormalize=[False] * len(pictures))
@@ -1486,7 +1483,7 @@ def read_etas(eta: float | Sequence[float] | str) -> list[float]:
         ValueError: there is none, or one of them is no finite number of at least 0.
     """
     etas: list[Any] = list(eta) if isinstance(eta, Sequence) and not isinstance(eta, str) else [eta]
-    right = [isinstance(one, numbers.Real) and 0 <= one < math.inf for one in etas]
+    right = [isinstance(one, numbers.Real) and 0 <= float(one) < math.inf for one in etas]
     if not etas or not all(right):
         raise ValueError(f"`eta` is {eta!r}; expected a number from 0 (photo) to 1 (text), a list of some, or 'auto'.")
     return [float(one) for one in etas]
@@ -1568,16 +1565,6 @@ def same_again(generator: torch.Generator) -> torch.Generator:
 
 
 # --- Pictures in -----------------------------------------------------------------------------------------------------
-
-
-def read_photo(image: PictureInput) -> PIL.Image.Image:
-    """The photo as PIL, RGB.
-
-    Raises:
-        TypeError: it is no picture.
-        ValueError: wrong shape, NaN, or numbers outside [0, 1].
-    """
-    return picture_from(image, "image", 3)
 
 
 def read_mask_for(mask_image: PictureInput, photo: PIL.Image.Image) -> torch.Tensor:

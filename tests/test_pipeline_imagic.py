@@ -201,6 +201,24 @@ def test_the_knee_is_where_most_text_is_won_for_least_photo(text, distance, knee
 
 
 @pytest.mark.parametrize("prediction_type", method.PREDICTION_TYPES)
+def test_who_knows_the_photo_has_no_loss(photo, monkeypatch, prediction_type):
+    pipe = make_pipe(**parts(prediction_type))
+    source = pipe.encode_photo(pipe.image_processor.preprocess(photo, 16, 16))
+
+    def predict(sample, timesteps, embeds):
+        alpha_bar = pipe.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        noise = (sample - alpha_bar.sqrt() * source) / (1 - alpha_bar).sqrt()
+        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * source
+        right = {"epsilon": noise, "v_prediction": velocity, "sample": source}[prediction_type]
+        return right + 0 * embeds["prompt_embeds"].sum()
+
+    monkeypatch.setattr(pipe, "predict", predict)
+    monkeypatch.setattr(pipe, "measure_psnr", lambda run: 0.0)
+    losses = fit(pipe, photo, steps=0, batch_size=2).losses["embedding"]
+    assert len(losses) == 3 and max(losses) < 1e-6
+
+
+@pytest.mark.parametrize("prediction_type", method.PREDICTION_TYPES)
 def test_a_fit_lowers_the_loss_and_gives_the_photo_back_better(photo, prediction_type):
     """Against one with the same noises that moves nothing."""
     pipe = make_pipe(**parts(prediction_type))
@@ -275,8 +293,7 @@ def test_the_generator_makes_the_fit_reproducible(photo):
     torch.manual_seed(5)
     assert_same_edit(fit(pipe, photo), first)
     assert fit(pipe, photo, generator=seeded(1)[0]).losses != first.losses
-    for edit in (fit(pipe, photo, generator=None), fit(pipe, photo, optimizer="adamw")):
-        assert edit.losses != first.losses
+    assert fit(pipe, photo, generator=None).losses != first.losses
 
 
 def test_gradient_checkpointing_and_mixed_precision_do_the_same(photo):
@@ -294,7 +311,7 @@ def test_gradient_checkpointing_and_mixed_precision_do_the_same(photo):
 def test_a_network_in_half_precision(photo, tuning):
     pipe = make_pipe().to(torch.bfloat16)
     before = state(pipe.unet)
-    edit = fit(pipe, photo, tuning=tuning)
+    edit = fit(pipe, photo, tuning=tuning, optimizer="adamw")
     assert np.isfinite(edit.losses["network"]).all() and pictures(pipe, edit).isfinite().all()
     assert all(weights.dtype == torch.float32 for weights in (*edit.weights.values(), *edit.e_opt.values()))
     assert_untouched(pipe.unet, before)
