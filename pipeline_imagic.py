@@ -95,6 +95,18 @@ def prediction_target(
     return latents
 
 
+def velocity_weight(prediction_type: str, alpha_bar: torch.Tensor) -> torch.Tensor:
+    """By what the squared error of a prediction is to be multiplied to be that of the velocity it implies.
+
+    An error δv of the velocity is one of √ᾱ_t·δv of ε and of −√(1−ᾱ_t)·δv of x_0.
+    """
+    if prediction_type == "epsilon":
+        return 1 / alpha_bar
+    if prediction_type == "sample":
+        return 1 / (1 - alpha_bar)
+    return torch.ones_like(alpha_bar)
+
+
 def interpolate_text(e_tgt: TextEmbeds, e_opt: TextEmbeds, eta: float) -> TextEmbeds:
     """ē = η·e_tgt + (1 − η)·e_opt (eq. 3)."""
     return {name: eta * e_tgt[name] + (1 - eta) * e_opt[name] for name in e_tgt}
@@ -177,6 +189,7 @@ class FitSettings:
     lora_rank: int
     lora_targets: list[str]
     batch_size: int
+    loss_weighting: str
     optimizer: str
     mixed_precision: str | None
     gradient_checkpointing: bool
@@ -360,6 +373,7 @@ class EditRequest:
 ADAPTER = "imagic"
 AUTO_ETAS = [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+LOSS_WEIGHTINGS = ("none", "velocity")
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamw_8bit": None}  # the last by bitsandbytes
 MIXED_PRECISIONS = {None: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEARNING_RATES = {"lora": 1e-3, "full": 5e-7}
@@ -480,6 +494,7 @@ class ImagicPipeline(DiffusionPipeline):
         lora_rank: int = 16,
         lora_targets: Sequence[str] = LORA_TARGETS,
         batch_size: int = 1,
+        loss_weighting: str = "none",
         optimizer: str = "adam",
         mixed_precision: str | None = None,
         gradient_checkpointing: bool = False,
@@ -527,6 +542,10 @@ class ImagicPipeline(DiffusionPipeline):
                 How the names of the layers end that get some.
             batch_size (`int`, defaults to 1):
                 How many timesteps and noises a step looks at.
+            loss_weighting (`str`, defaults to `"none"`):
+                `"none"` is the paper's loss: the error of what the network predicts. `"velocity"` weights it as that
+                of the velocity, which is more at high noise, where colours and layout are decided, of a network that
+                predicts noise.
             optimizer (`str`, defaults to `"adam"`):
                 `"adam"`, `"adamw"`, or `"adamw_8bit"` by the package bitsandbytes.
             mixed_precision (`str`, *optional*):
@@ -572,6 +591,7 @@ class ImagicPipeline(DiffusionPipeline):
             lora_rank=lora_rank,
             lora_targets=list(lora_targets),
             batch_size=batch_size,
+            loss_weighting=loss_weighting,
             optimizer=optimizer,
             mixed_precision=mixed_precision,
             gradient_checkpointing=gradient_checkpointing,
@@ -856,17 +876,20 @@ class ImagicPipeline(DiffusionPipeline):
     def photo_loss(self, run: FitRun) -> torch.Tensor:
         """The loss of eq. 2 at as many random timesteps and noises as the batch has."""
         scheduler, generator, number = self.scheduler, run.generator, run.settings.batch_size
-        device = run.latents.device
+        device, prediction_type = run.latents.device, scheduler.config.prediction_type
         timesteps = torch.randint(
             scheduler.config.num_train_timesteps, (number,), generator=generator, device=generator.device
         ).to(device)
         noise = randn_tensor((number, *run.latents.shape[1:]), generator=generator, device=device)
         alpha_bar = scheduler.alphas_cumprod.to(device)[timesteps].view(-1, 1, 1, 1)
-        target = prediction_target(scheduler.config.prediction_type, run.latents, noise, alpha_bar)
+        target = prediction_target(prediction_type, run.latents, noise, alpha_bar)
         dtype = MIXED_PRECISIONS[run.settings.mixed_precision]
         with torch.enable_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             prediction = self.predict(noised(run.latents, noise, alpha_bar), timesteps, run.e_opt)
-            return F.mse_loss(prediction, target.expand_as(prediction))
+            error = (prediction - target).square()
+            if run.settings.loss_weighting == "velocity":
+                error = error * velocity_weight(prediction_type, alpha_bar)
+            return error.mean()
 
     def is_good_enough(self, phase: str, run: FitRun) -> bool:
         """Whether step 2 can stop early."""
@@ -1303,6 +1326,7 @@ class ImagicPipeline(DiffusionPipeline):
         for name in ("lora_rank", "batch_size", "psnr_every"):
             check_whole(name, getattr(settings, name), 1)
         check_choice("tuning", settings.tuning, tuple(WEIGHTS_FILES))
+        check_choice("loss_weighting", settings.loss_weighting, LOSS_WEIGHTINGS)
         check_choice("optimizer", settings.optimizer, tuple(OPTIMIZERS))
         check_choice("mixed_precision", settings.mixed_precision, tuple(MIXED_PRECISIONS))
         for name in ("embedding_learning_rate", "learning_rate"):

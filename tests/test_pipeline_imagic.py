@@ -200,22 +200,43 @@ def test_the_knee_is_where_most_text_is_won_for_least_photo(text, distance, knee
 # --- the fit ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prediction_type", method.PREDICTION_TYPES)
-def test_who_knows_the_photo_has_no_loss(photo, monkeypatch, prediction_type):
+def losses_of_a_guess(monkeypatch, photo, prediction_type: str, share: float, **arguments) -> list[float]:
+    """Of a network that takes the photo, times `share`, for what is behind the noise."""
     pipe = make_pipe(**parts(prediction_type))
-    source = pipe.encode_photo(pipe.image_processor.preprocess(photo, 16, 16))
+    guess = share * pipe.encode_photo(pipe.image_processor.preprocess(photo, 16, 16))
 
     def predict(sample, timesteps, embeds):
         alpha_bar = pipe.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        noise = (sample - alpha_bar.sqrt() * source) / (1 - alpha_bar).sqrt()
-        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * source
-        right = {"epsilon": noise, "v_prediction": velocity, "sample": source}[prediction_type]
-        return right + 0 * embeds["prompt_embeds"].sum()
+        noise = (sample - alpha_bar.sqrt() * guess) / (1 - alpha_bar).sqrt()
+        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * guess
+        said = {"epsilon": noise, "v_prediction": velocity, "sample": guess}[prediction_type]
+        return said + 0 * embeds["prompt_embeds"].sum()
 
     monkeypatch.setattr(pipe, "predict", predict)
     monkeypatch.setattr(pipe, "measure_psnr", lambda run: 0.0)
-    losses = fit(pipe, photo, steps=0, batch_size=2).losses["embedding"]
-    assert len(losses) == 3 and max(losses) < 1e-6
+    return fit(pipe, photo, steps=0, batch_size=2, **arguments).losses["embedding"]
+
+
+@pytest.mark.parametrize("prediction_type", method.PREDICTION_TYPES)
+def test_who_knows_the_photo_has_no_loss(photo, monkeypatch, prediction_type):
+    for weighting in method.LOSS_WEIGHTINGS:
+        losses = losses_of_a_guess(monkeypatch, photo, prediction_type, 1.0, loss_weighting=weighting)
+        assert len(losses) == 3 and max(losses) < 1e-6
+
+
+def test_weighted_as_velocity_the_same_error_counts_the_same_whatever_a_network_predicts(photo, monkeypatch):
+    losses = {
+        (prediction_type, weighting): torch.tensor(
+            losses_of_a_guess(monkeypatch, photo, prediction_type, 0.5, loss_weighting=weighting)
+        )
+        for prediction_type in method.PREDICTION_TYPES
+        for weighting in method.LOSS_WEIGHTINGS
+    }
+    expected = losses["v_prediction", "none"]
+    for prediction_type in method.PREDICTION_TYPES:
+        assert_close(losses[prediction_type, "velocity"], expected)
+    for prediction_type in ("epsilon", "sample"):
+        assert not torch.allclose(losses[prediction_type, "none"], expected, rtol=1e-2)
 
 
 @pytest.mark.parametrize("prediction_type", method.PREDICTION_TYPES)
@@ -777,6 +798,7 @@ def test_a_saved_folder_is_complete(fitted, tmp_path):
         ({"lora_rank": 0}, "`lora_rank` is 0; expected a whole number of at least 1"),
         ({"learning_rate": float("nan")}, "`learning_rate` is nan; expected a number above 0"),
         ({"tuning": "lorry"}, r"`tuning` is 'lorry'; expected one of \('lora', 'full'\)"),
+        ({"loss_weighting": "snr"}, "`loss_weighting` is 'snr'; expected one of"),
         ({"optimizer": "sgd"}, "`optimizer` is 'sgd'; expected one of"),
         ({"mixed_precision": "int8"}, "`mixed_precision` is 'int8'; expected one of"),
         ({"lora_targets": ["to_x"]}, "`lora_targets` has 'to_x', which no linear or convolutional layer's name"),
