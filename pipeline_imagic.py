@@ -376,7 +376,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LOSS_WEIGHTINGS = ("none", "velocity")
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamw_8bit": None}  # the last by bitsandbytes
 MIXED_PRECISIONS = {None: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LEARNING_RATES = {"lora": 1e-3, "full": 5e-7}
+LEARNING_RATES = {"lora": 5e-4, "full": 5e-7}
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
@@ -532,7 +532,7 @@ class ImagicPipeline(DiffusionPipeline):
             steps (`int`, defaults to 1500):
                 Steps on the network; with 0 it stays as it is, the paper's ablation.
             learning_rate (`float`, *optional*):
-                Their rate; left out, it is 1e-3 for LoRA and the paper's 5e-7 for the full network.
+                Their rate; left out, it is 5e-4 for LoRA and the paper's 5e-7 for the full network.
             tuning (`str`, defaults to `"lora"`):
                 `"lora"` trains small matrices beside the network's own by PEFT; `"full"` all of the network, which
                 takes four times its memory in fp32 besides.
