@@ -79,19 +79,22 @@ class InpaintingPipeline:
 def inpainting_class(index: Any) -> type[DiffusionPipeline] | None:
     """diffusers' inpainting pipeline for what a `model_index.json` says; `None` if there is none.
 
-    A class that takes an image and a mask stands for itself; for others it is that of the same family.
+    A class that [`paints_by_words`] stands for itself; for others it is that of the same family, if that one does.
     """
     name = index.get("_class_name") if isinstance(index, dict) else None
     name = name[-1] if isinstance(name, list) and name else name
     found = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not (isinstance(found, type) and issubclass(found, DiffusionPipeline)):
         return None
-    if {"image", "mask_image"} <= inspect.signature(found.__call__).parameters.keys():
-        return found
     families = [key for mapping in SUPPORTED_TASKS_MAPPINGS for key, kind in mapping.items() if kind is found]
-    return next(
-        (AUTO_INPAINT_PIPELINES_MAPPING[key] for key in families if key in AUTO_INPAINT_PIPELINES_MAPPING), None
-    )
+    others = [AUTO_INPAINT_PIPELINES_MAPPING[key] for key in families if key in AUTO_INPAINT_PIPELINES_MAPPING]
+    return next((kind for kind in (found, *others) if paints_by_words(kind)), None)
+
+
+def paints_by_words(kind: type) -> bool:
+    """Whether a pipeline of this class needs words, a photo and a mask, and nothing else."""
+    known = inspect.signature(kind.__call__).parameters.keys()
+    return {"prompt", "image", "mask_image"} <= known and "control_image" not in known
 
 
 def load_inpainting_pipeline(
@@ -124,6 +127,12 @@ def load_inpainting_pipeline(
     dtype = dtype or torch.float32
     options = {DTYPE: dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
     pipe = _from_folder(kind, folder, name, argument, **options)
+    for part, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module) and part not in networks:
+            raise ValueError(
+                f"{argument} {name!r} has its {part} from elsewhere, where it may change; save the whole"
+                f" {kind.__name__} into one folder with `save_pretrained`, and give that."
+            )
     parts = [ModelPart("network", part, hash_files(paths, name, argument)) for part, paths in networks.items()]
     files = [path for paths in networks.values() for path in paths]
     larger = None

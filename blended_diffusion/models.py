@@ -155,6 +155,7 @@ def load_model(
     index = read_index(folder, name, argument)
     kind = inpainting_class(index)
     if kind is None:
+        check_index(index, name, argument)
         given = {"clip": clip, "loras": list(loras), "upscaler": upscaler}
         for option, value in given.items():
             if value:
@@ -190,7 +191,6 @@ def known_name(name: str, folder: Path) -> str:
 def _load_blended_diffusion(
     folder: Path, index: Any, name: str, dtype: torch.dtype | None, argument: str, device: torch.device | str
 ) -> Model:
-    check_index(index, name, argument)
     sha256 = hash_files(sorted(path for part in NETWORKS for path in weights_of(folder, part)), name, argument)
     if dtype is None:
         size = sum(path.stat().st_size for path in weights_of(folder, "unet"))
@@ -237,7 +237,8 @@ def check_index(index: Any, name: str, argument: str) -> None:
         if not suits:
             raise ValueError(
                 f"{argument} {name!r} is not made for Blended Diffusion: its {part} is {found}, and a"
-                f" {stock_class.__name__} is needed; nor has diffusers an inpainting pipeline for it."
+                f" {stock_class.__name__} is needed; nor has diffusers an inpainting pipeline for it that needs"
+                " words, a photo and a mask, and nothing else."
             )
 
 

@@ -15,13 +15,17 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxFillPipeline,
+    FluxPipeline,
     FluxTransformer2DModel,
     IFPipeline,
     IFSuperResolutionPipeline,
     KandinskyV22InpaintCombinedPipeline,
     PriorTransformer,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UnCLIPScheduler,
     UNet2DConditionModel,
@@ -124,8 +128,9 @@ def stable_diffusion(in_channels: int = 4, prediction_type: str = "epsilon") -> 
     return kind(**parts, requires_safety_checker=False)
 
 
-def stable_diffusion_xl() -> StableDiffusionXLPipeline:
+def stable_diffusion_xl(in_channels: int = 4) -> DiffusionPipeline:
     unet = text_unet(
+        in_channels,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=80,
@@ -133,7 +138,8 @@ def stable_diffusion_xl() -> StableDiffusionXLPipeline:
         transformer_layers_per_block=(1, 1),
         use_linear_projection=True,
     )
-    return StableDiffusionXLPipeline(
+    kind = StableDiffusionXLPipeline if in_channels == 4 else StableDiffusionXLInpaintPipeline
+    return kind(
         vae=autoencoder(),
         text_encoder=clip_text(),
         text_encoder_2=clip_text(CLIPTextModelWithProjection),
@@ -205,12 +211,45 @@ def deepfloyd_if_upscaler() -> IFSuperResolutionPipeline:
     )
 
 
-def flux_fill() -> FluxFillPipeline:
+def stable_diffusion_3() -> StableDiffusion3Pipeline:
+    torch.manual_seed(8)
+    transformer = SD3Transformer2DModel(
+        sample_size=SIZE // 2,
+        patch_size=1,
+        in_channels=16,  # with fewer the pipeline does not paint
+        out_channels=16,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=32,
+        pooled_projection_dim=64,
+        pos_embed_max_size=32,
+    ).eval()
+    return StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=flow_autoencoder(16),
+        text_encoder=clip_text(CLIPTextModelWithProjection),
+        tokenizer=tiny_tokenizer(),
+        text_encoder_2=clip_text(CLIPTextModelWithProjection),
+        tokenizer_2=tiny_tokenizer(),
+        text_encoder_3=t5(),
+        tokenizer_3=t5_tokenizer(),
+    )
+
+
+def flow_autoencoder(latent_channels: int = 4) -> AutoencoderKL:
+    changes = {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.06, "scaling_factor": 1.5}
+    return autoencoder(latent_channels, **changes)
+
+
+def flux(fill: bool = False) -> DiffusionPipeline:
     torch.manual_seed(6)
     transformer = FluxTransformer2DModel(
         patch_size=1,
-        # latents, masked latents, and a mask of (2·scale)² values, all packed by two
-        in_channels=4 * 4 * 2 + 4 * 4,
+        # latents; to fill, masked latents too, and a mask of (2·scale)² values; all packed by two
+        in_channels=4 * 4 * 2 + 4 * 4 if fill else 4 * 4,
         out_channels=16,
         num_layers=1,
         num_single_layers=1,
@@ -220,16 +259,16 @@ def flux_fill() -> FluxFillPipeline:
         pooled_projection_dim=32,
         axes_dims_rope=(4, 4, 8),
     ).eval()
-    pipe = FluxFillPipeline(
+    kind = FluxFillPipeline if fill else FluxPipeline
+    return kind(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=autoencoder(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
+        vae=flow_autoencoder(),
         text_encoder=clip_text(),
         tokenizer=tiny_tokenizer(),
         text_encoder_2=t5(),
         tokenizer_2=t5_tokenizer(),
         transformer=transformer,
     )
-    return pipe
 
 
 def kandinsky() -> KandinskyV22InpaintCombinedPipeline:
@@ -293,13 +332,16 @@ FAMILIES: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd-inpainting": lambda: stable_diffusion(9),
     "sd2": lambda: stable_diffusion(prediction_type="v_prediction"),
     "sdxl": stable_diffusion_xl,
+    "sdxl-inpainting": lambda: stable_diffusion_xl(9),
+    "sd3": stable_diffusion_3,
     "if": deepfloyd_if,
-    "flux-fill": flux_fill,
+    "flux": flux,
+    "flux-fill": lambda: flux(fill=True),
     "kandinsky": kandinsky,
 }
 
 # in which they paint, where their own size is large for a test
-SIZES = {"flux-fill": 32}
+SIZES = {"flux": 32, "flux-fill": 32}
 
 
 def save(name: str, folder: Path) -> None:

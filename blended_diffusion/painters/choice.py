@@ -3,10 +3,9 @@
 What belongs here knows the painters by name, so that nobody above has to.
 """
 
-import inspect
-
 from diffusers import DiffusionPipeline
 
+from blended_diffusion.inpainting_models import paints_by_words
 from blended_diffusion.models import Model
 from blended_diffusion.painters.blended_diffusion import BlendedDiffusionPainter
 from blended_diffusion.painters.inpainting import InpaintingPainter
@@ -29,9 +28,9 @@ def painter_for(given: Model | DiffusionPipeline | Painter) -> Painter:
     if isinstance(model, Model) and isinstance(model.pipe, BlendedDiffusionPipeline):
         return BlendedDiffusionPainter(model)
     found = type(model.pipe if isinstance(model, Model) else model)
-    if isinstance(model, Model) and {"image", "mask_image"} <= inspect.signature(found.__call__).parameters.keys():
+    if isinstance(model, Model) and paints_by_words(found):
         return InpaintingPainter(model)
     raise TypeError(
         f"`model` is a {found.__name__}, for which there is no painter; give a BlendedDiffusionPipeline, or a pipeline"
-        " that takes an image and a mask."
+        " that needs words, an image and a mask, and nothing else."
     )

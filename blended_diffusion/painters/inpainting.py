@@ -162,6 +162,9 @@ class InpaintingPainter:
             return self
         pipe = copy.copy(self.model.pipe)
         pipe.scheduler = scheduler_named(settings.scheduler, pipe)
+        if hasattr(pipe, "decoder_pipe"):  # of two pipelines in one, that takes the steps
+            pipe.decoder_pipe = copy.copy(pipe.decoder_pipe)
+            pipe.decoder_pipe.scheduler = pipe.scheduler
         return replace(self, model=replace(self.model, pipe=pipe))
 
     def make(
@@ -281,6 +284,8 @@ class Stroke:
         given = {name: getattr(self.settings, name) for name in ARGUMENTS}
         if given["negative_prompt"] is not None:
             given["negative_prompt"] = [given["negative_prompt"]] * len(images)
+            if hasattr(pipe, "prior_pipe"):  # which takes negative words for further pictures, with noise of their own
+                generators = [*generators, *(torch.Generator("cpu").manual_seed(seed) for seed in self.seeds)]
         given |= {"image": images, "mask_image": [mask] * len(images), "height": height, "width": width}
         given |= {"generator": generators, **self._callbacks(known)}
         if not (is_bs4_available() and is_ftfy_available()):

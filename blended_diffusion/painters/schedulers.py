@@ -17,4 +17,7 @@ def scheduler_named(name: str, pipe: DiffusionPipeline) -> SchedulerMixin:
         raise ValueError(
             f"`scheduler` is {name!r}, which does not suit this model; give one of {', '.join(sorted(suitable))}."
         )
-    return suitable[name].from_config(pipe.scheduler.config)
+    config = dict(pipe.scheduler.config)
+    if name != type(pipe.scheduler).__name__ and str(config.get("variance_type")).startswith("learned"):
+        config["variance_type"] = "fixed_small"  # others know nothing of it; the pipeline then keeps it from them
+    return suitable[name].from_config(config)

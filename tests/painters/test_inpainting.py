@@ -85,7 +85,7 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(models, scene, family):
 def test_every_family_shows_its_steps(models, scene, family):
     job = Editor(models(family)).prepare(*scene, wanted(family), "")
     stages = [len(one.steps) for one in job.make([1, 2], watch=True)]
-    assert stages == ([3, 3] if family == "if" else [2, 2] if family != "sdxl" else [1, 1])
+    assert stages == ([3, 3] if family == "if" else [1, 1] if family.startswith("sdxl") else [2, 2])
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,10 @@ def test_every_family_shows_its_steps(models, scene, family):
         ("StableDiffusion3Pipeline", diffusers.StableDiffusion3InpaintPipeline),
         ("FluxFillPipeline", diffusers.FluxFillPipeline),
         ("FluxPipeline", diffusers.FluxInpaintPipeline),
+        ("StableDiffusionControlNetPipeline", None),
+        ("PaintByExamplePipeline", None),
+        # it is the decoder alone, and needs another repository's prior
+        ("KandinskyV22InpaintPipeline", diffusers.KandinskyV22InpaintCombinedPipeline),
         ("IFPipeline", diffusers.IFInpaintingPipeline),
         ("KandinskyV22InpaintCombinedPipeline", diffusers.KandinskyV22InpaintCombinedPipeline),
         (["pipeline", "BlendedDiffusionPipeline"], None),
@@ -161,6 +165,23 @@ class TestSettings:
         before = models("sd").pipe.scheduler
         painted(models("sd"), scene, scheduler="DPMSolverMultistepScheduler", num_inference_steps=4)
         assert models("sd").pipe.scheduler is before
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("family", ["if", "kandinsky"])
+    def test_another_scheduler_takes_the_steps_of_pipelines_of_several_networks(self, models, scene, family):
+        """Also where the network predicts a variance that the scheduler does not know."""
+        plain = painted(models(family), scene).best
+        other = painted(models(family), scene, scheduler="EulerAncestralDiscreteScheduler").best
+        assert difference(plain, other).any()
+        assert difference(plain, painted(models(family), scene).best).max() == 0
+
+    @pytest.mark.slow
+    def test_negative_words_count_alike_alone_and_in_a_batch(self, models, scene):
+        """Kandinsky's prior has twice as many pictures then."""
+        together = painted(models("kandinsky"), scene, 2, negative_prompt="a tree")
+        alone = painted(models("kandinsky"), scene, seed=405, negative_prompt="a tree").best
+        assert difference(alone, together.images[together.seeds.index(405)]).max() <= 2
+        assert difference(alone, painted(models("kandinsky"), scene, seed=405).best).any()
 
     def test_the_models_own_numbers_are_recorded(self, models, scene):
         job = Editor(models("sd")).prepare(*scene, "a rock", "")
@@ -303,6 +324,28 @@ class TestLoading:
     def test_blended_diffusion_has_a_clip_of_its_own(self, tiny_model_dir):
         with pytest.raises(ValueError, match="`clip` is 'bundled', which means nothing to model"):
             load_model(str(tiny_model_dir), clip="bundled")
+
+    def test_what_needs_more_than_words_a_photo_and_a_mask_is_refused(self, tmp_path):
+        index = {"_class_name": "StableDiffusionControlNetPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        with pytest.raises(
+            ValueError, match="nor has diffusers an inpainting pipeline for it that needs words, a photo"
+        ):
+            load_model(str(tmp_path), clip="none")
+
+    @pytest.mark.slow
+    def test_a_network_from_elsewhere_is_refused(self, models, tmp_path):
+        """It would have no hash in the records."""
+        whole = models("kandinsky").pipe
+        parts = {name.removeprefix("prior_"): part for name, part in whole.components.items() if "prior_" in name}
+        diffusers.KandinskyV22PriorPipeline(**parts).save_pretrained(tmp_path / "prior")
+        decoder = diffusers.KandinskyV22InpaintPipeline(unet=whole.unet, scheduler=whole.scheduler, movq=whole.movq)
+        decoder.save_pretrained(tmp_path / "decoder")
+        with pytest.raises(ValueError, match="cannot be loaded as a KandinskyV22InpaintCombinedPipeline"):
+            load_model(str(tmp_path / "decoder"), clip="none")
+        (tmp_path / "decoder" / "README.md").write_text(f"---\nprior:\n- {tmp_path / 'prior'}\n---\n")
+        with pytest.raises(ValueError, match="has its prior_prior from elsewhere, .*; save the whole Kandinsky"):
+            load_model(str(tmp_path / "decoder"), clip="none")
 
     def test_code_that_comes_with_a_model_is_not_run(self, family_folder, tmp_path):
         folder = shutil.copytree(family_folder("sd"), tmp_path / "sd")
