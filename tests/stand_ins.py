@@ -5,8 +5,10 @@ are, without a network. What is shown is that all is called rightly, not how wel
 """
 
 import string
+from functools import partial
 from pathlib import Path
 
+import tiny_diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -188,6 +190,9 @@ STAND_INS = {
     "facebook/sam2.1-hiera-tiny": save_sam2,
     "stable-diffusion-v1-5/stable-diffusion-inpainting": save_inpainting,
     "stabilityai/stable-diffusion-x4-upscaler": save_upscaler,
+    "stabilityai/stable-diffusion-xl-base-1.0": partial(tiny_diffusers.save, "sdxl"),
+    "DeepFloyd/IF-I-XL-v1.0": partial(tiny_diffusers.save, "if"),
+    "DeepFloyd/IF-II-L-v1.0": partial(tiny_diffusers.save, "if-upscaler"),
 }
 
 

@@ -1,7 +1,9 @@
 """diffusers' own inpainting pipelines as painters: every family fills its region, and nothing else changes."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -22,6 +24,22 @@ from blended_diffusion.painters.fitted_decoder import decode_fitted
 from blended_diffusion.painters.inpainting import InpaintingPainter
 from blended_diffusion.painters.memory import MemorySaving
 from blended_diffusion.painters.settings import EditSettings
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "any-model.md"
+# what the page calls them
+TITLES = {
+    "Stable Diffusion 1": "sd",
+    "Stable Diffusion 2": "sd2",
+    "Stable Diffusion 1 and 2, nine channels": "sd-inpainting",
+    "SDXL": "sdxl",
+    "SDXL, nine channels": "sdxl-inpainting",
+    "Stable Diffusion 3": "sd3",
+    "FLUX": "flux",
+    "FLUX Fill": "flux-fill",
+    "Kandinsky 2.2": "kandinsky",
+    "DeepFloyd IF": "if",
+}
 
 
 @pytest.fixture(scope="module")
@@ -382,3 +400,53 @@ class TestLoading:
 
         assert difference(with_weight(0.0), plain).max() <= 1
         assert difference(with_weight(2.0), plain).max() > difference(with_weight(1.0), plain).max() > 1
+
+
+class TestPage:
+    """What `docs/any-model.md` says of each family is what the code does."""
+
+    @pytest.fixture
+    def tables(self):
+        """Each table as rows of cells."""
+        blocks = re.findall(r"(?:^\|.*\|\n)+", PAGE.read_text(encoding="utf-8"), flags=re.M)
+        rows = [[row.strip("|").split("|") for row in block.splitlines()] for block in blocks]
+        return [[[cell.strip() for cell in row] for row in table] for table in rows]
+
+    def test_every_family_has_a_row(self):
+        assert sorted(TITLES.values()) == sorted(FAMILIES)
+
+    def test_which_settings_work(self, tables, models):
+        (head, _, *rows) = next(table for table in tables if "`--strength`" in table[0])
+        assert [row[0] for row in rows] == list(TITLES)
+        for title, *cells in rows:
+            model = models(TITLES[title])
+            known = set(InpaintingPainter(model).known_settings)
+            known |= {"interpolate"} if "prompt_to" in known else set()
+            known |= {"lora"} if hasattr(model.pipe, "load_lora_weights") else set()
+            known |= {"vae_tiling"} if hasattr(getattr(model.pipe, "vae", None), "enable_tiling") else set()
+            names = [name.strip("`-").replace("-", "_") for name in head[1:]]
+            assert cells == ["✓" if name in known else "–" for name in names], title
+
+    def test_what_is_taken_where_nothing_is_said(self, tables, models, scene):
+        (_, _, *rows) = next(table for table in tables if "guidance scale" in table[0])
+        found = []
+        for title, kind, *numbers in rows:
+            for family in [TITLES[name] for name in title.split("; ")]:
+                model = models(family)
+                settings = Editor(model).prepare(*scene, wanted(family, num_inference_steps=None), "").settings
+                values = (settings.num_inference_steps, settings.strength, settings.guidance_scale)
+                assert (kind, numbers) == (
+                    f"`{type(model.pipe).__name__}`",
+                    ["–" if value is None else f"{value:g}" for value in values],
+                )
+                found.append(family)
+        assert sorted(found) == sorted(FAMILIES)
+
+    def test_what_means_nothing_to_any(self, models):
+        text = PAGE.read_text(encoding="utf-8")
+        (named,) = re.findall(r"^- \*\*Of CLIP's guidance\*\*(.*?)^- ", text, flags=re.M | re.S)
+        refused = {name.replace("-", "_") for name in re.findall(r"`--([\w-]+)`", named)}
+        known = set().union(*(InpaintingPainter(models(family)).known_settings for family in FAMILIES))
+        assert len(refused) > 5 and not refused & known
+        for name in ("num_inference_steps", "guidance_scale", "ranking", "region_prompts"):
+            assert all(name in InpaintingPainter(models(family)).known_settings for family in FAMILIES)
