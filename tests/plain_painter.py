@@ -16,9 +16,12 @@ class PlainPainter:
 
     model: Model
     size: int = 16
-    title = "PlainPainter"
     known_settings = frozenset({"num_inference_steps"})
     default_num_inference_steps = 3
+
+    @property
+    def title(self):
+        return type(self).__name__
 
     def check(self, settings, mask):
         if settings.num_inference_steps == 0:

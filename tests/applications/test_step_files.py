@@ -87,7 +87,7 @@ class TestStep:
             ({"prompt": "r", "context": -1}, "context is -1; it should be greater than or equal to 0"),
             ({"prompt": "r", "num_inference_steps": 2.5}, "num_inference_steps is 2.5; it should be a valid integer"),
             ({"prompt": "r", "num_images": 0}, "num_images is 0; it should be greater than or equal to 1"),
-            ({"prompt": "r", "ranking": "size"}, "ranking is 'size'; it should be 'surroundings' or 'region'"),
+            ({"prompt": "r", "ranking": "size"}, "ranking is 'size'; it should be 'surroundings', 'region' or 'none'"),
             ({"prompt": 7}, "prompt is 7; it should be a valid string"),
             ({"mask": "a_mask.png"}, "prompt is missing"),
             ({"prompt": "r", "mask": "z.png"}, "mask is 'z.png': there is no file '.*z.png'; give the name of"),
