@@ -20,10 +20,10 @@ Each folder may use those below it in this list, and none above:
 - `painters`: who fills a region: Blended Diffusion, in one window or several, for one region or several; any of
   diffusers' inpainting pipelines.
 - `masks`: from a box, a click, words …; `pictures`: pictures in and out, the crop round the mask and the way back.
-- `models`: a pipeline from a folder, a Hub id or a bundled model; `inpainting_models` loads diffusers' own, and
+- `models`: a pipeline from a folder, a Hub id or the bundled model; `inpainting_models` loads diffusers' own, and
   `model_files` finds the files; `machine`: what the machine can do.
 - `checkpoints`: guided-diffusion's weights to `UNet2DModel` and back.
-- `demo`: the bundled models.
+- `demo`: the bundled model.
 
 The method itself does not belong here: it is in the pipeline file. What belongs in this file is the names above, each
 looked up when it is asked for: importing the package is quick, and needs neither torch nor an installation.

@@ -15,11 +15,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import httpx
 
-from blended_diffusion.demo import MODEL_FOLDER, TEXT_MODEL_FOLDER
+from blended_diffusion.demo import MODEL_FOLDER
 
 
-BUNDLED, BUNDLED_TEXT = "bundled", "bundled-text"
-IN_THE_BOX = {BUNDLED: MODEL_FOLDER, BUNDLED_TEXT: TEXT_MODEL_FOLDER}
+BUNDLED = "bundled"
+IN_THE_BOX = {BUNDLED: MODEL_FOLDER}
 HUB_ERRORS = (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx.TransportError)
 
 
@@ -47,8 +47,6 @@ def find_folder(name: str, argument: str, patterns: list[str]) -> Path:
         ValueError: there is none, or it is a file.
     """
     if name in IN_THE_BOX:
-        if not IN_THE_BOX[name].is_dir():
-            raise ValueError(f"{argument} {name!r} is missing from this installation; install the package anew.")
         return IN_THE_BOX[name]
     path = Path(name)
     if path.is_dir():

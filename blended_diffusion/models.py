@@ -1,4 +1,4 @@
-"""A pipeline from a name: a bundled model, a folder, or a model on the Hugging Face Hub.
+"""A pipeline from a name: the bundled model, a folder, or a model on the Hugging Face Hub.
 
 What belongs here finds models and their hashes, and loads those of Blended Diffusion; diffusers' own inpainting
 pipelines are loaded by `inpainting_models`. No code from a model's folder or repository is executed unless it is asked
@@ -32,7 +32,6 @@ from blended_diffusion.inpainting_models import (
 )
 from blended_diffusion.model_files import (
     BUNDLED,
-    BUNDLED_TEXT,
     IN_THE_BOX,
     ModelPart,
     find_folder,
@@ -69,7 +68,7 @@ class Model:
     Attributes:
         pipe (`DiffusionPipeline`): as it was loaded, on the CPU: a [`BlendedDiffusionPipeline`], or one of diffusers'
             own inpainting pipelines.
-        name (`str`): `"bundled"`, `"bundled-text"`, a folder's absolute path, or a Hub id.
+        name (`str`): `"bundled"`, a folder's absolute path, or a Hub id.
         sha256 (`str`): of the weights of all its networks.
         parts (`tuple[ModelPart, ...]`): the networks by themselves, and what was loaded from elsewhere: LoRAs, the
             CLIP that ranks. Of a [`BlendedDiffusionPipeline`] there are none.
@@ -133,7 +132,7 @@ def load_model(
     """Loads a [`BlendedDiffusionPipeline`], or the inpainting pipeline that diffusers has for a model.
 
     Args:
-        name (`str`): `"bundled"`, `"bundled-text"`, a folder, or a Hub id such as `"somebody/some-model"`. A folder or
+        name (`str`): `"bundled"`, a folder, or a Hub id such as `"somebody/some-model"`. A folder or
             repository of any pipeline that [`~diffusers.AutoPipelineForInpainting`] knows, or whose own class takes
             `mask_image`.
         dtype (`torch.dtype`, *optional*): of the networks. If left out, that is float32, and for large ones (more than
@@ -142,8 +141,7 @@ def load_model(
         argument (`str`): what to call `name` in error messages.
         device (`torch.device` or `str`): where the model is going to be; it comes on the CPU.
         clip (`str`, *optional*): the CLIP that ranks the pictures of a pipeline without one, a folder or a Hub id;
-            `"none"` for no ranking. If left out, the bundled one for `"bundled-text"`, else
-            `"openai/clip-vit-base-patch16"`.
+            `"none"` for no ranking. If left out, `"openai/clip-vit-base-patch16"`.
         loras (`Sequence[tuple[str, float]]`): files, folders or Hub ids of LoRAs and how much of each is added.
         upscaler (`str`, *optional*): the super-resolution stage of a DeepFloyd IF model, a folder or a Hub id.
         trust_remote_code (`bool`): run code that comes with the model where it is not of stock classes.
@@ -164,7 +162,7 @@ def load_model(
     loaded = load_inpainting_pipeline(
         kind, name, argument, dtype, torch.device(device), tuple(loras), upscaler, trust_remote_code, LARGE
     )
-    clip = clip or (BUNDLED if name == BUNDLED_TEXT else DEFAULT_CLIP)
+    clip = clip or DEFAULT_CLIP
     ranking, parts = None, loaded.parts
     if clip != NO_CLIP:
         ranking, part = load_clip(clip, loaded.dtype)

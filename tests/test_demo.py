@@ -1,30 +1,21 @@
-import json
 import os
 import shutil
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    DiffusionPipeline,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-)
+from diffusers import DiffusionPipeline
 from house import ROOT
 from huggingface_hub import ModelCard
 from PIL import Image
 from tiny import assert_close
 
-import blended_diffusion
 import pipeline_blended_diffusion
 from blended_diffusion import models
 from blended_diffusion.checkpoints import to_guided_diffusion
-from blended_diffusion.demo import KNOWN_WORDS, MODEL_FOLDER, TEXT_MODEL_FOLDER, known_text_words
-from blended_diffusion.editing.editor import Editor
+from blended_diffusion.demo import KNOWN_WORDS, MODEL_FOLDER
 from blended_diffusion.models import load_model
 
 
@@ -117,45 +108,3 @@ def test_its_card_is_a_valid_one():
     text = " ".join(card.text.split())
     assert all(word in text for word in KNOWN_WORDS)
     assert sum(path.stat().st_size for path in MODEL_FOLDER.rglob("*.safetensors")) < 40e6
-
-
-class TestTextModel:
-    """The small Stable Diffusion in the box."""
-
-    def test_it_is_a_stable_diffusion_of_stock_parts(self):
-        index = json.loads((TEXT_MODEL_FOLDER / "model_index.json").read_text())
-        assert index["_class_name"] == "StableDiffusionPipeline"
-        libraries = {entry[0] for entry in index.values() if isinstance(entry, list)} - {None}
-        assert libraries == {"diffusers", "transformers"}
-        assert sum(path.stat().st_size for path in TEXT_MODEL_FOLDER.rglob("*")) < 45e6
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize(
-        "kind", [StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline]
-    )
-    def test_every_pipeline_of_such_parts_takes_it(self, kind):
-        pipe = kind.from_pretrained(TEXT_MODEL_FOLDER, safety_checker=None)
-        pipe.set_progress_bar_config(disable=True)
-        photo = Image.new("RGB", (128, 128), "gray")
-        given = {StableDiffusionPipeline: {}, StableDiffusionImg2ImgPipeline: {"image": photo}}
-        inpainting = {"image": photo, "mask_image": Image.new("L", photo.size, 255)}
-        made = pipe("an apple", num_inference_steps=2, **given.get(kind, inpainting)).images[0]
-        assert made.size == (128, 128)
-
-    @pytest.mark.slow
-    def test_it_edits_by_its_name_and_with_its_own_numbers(self, tmp_path, monkeypatch):
-        with Image.open(ROOT / "examples/coffee.jpg") as photo, Image.open(ROOT / "examples/coffee_mask.png") as mask:
-            photo, mask = photo.convert("RGB"), mask.convert("L")
-            model = load_model("bundled-text")
-            assert (model.name, model.size, model.clip is not None) == ("bundled-text", 128, True)
-            edited = blended_diffusion.edit(photo, mask, "watermelon", model, num_images=1, num_inference_steps=2)
-            own = json.loads((TEXT_MODEL_FOLDER / "edit_defaults.json").read_text())
-            settings = Editor(model).prepare(photo, mask, "watermelon", "").settings
-        assert own.items() <= asdict(settings).items() and own["num_inference_steps"] > 2
-        outside = np.asarray(mask) == 0
-        np.testing.assert_array_equal(np.asarray(edited.best)[outside], np.asarray(photo)[outside])
-
-    def test_its_words_begin_with_the_others(self):
-        assert known_text_words()[: len(KNOWN_WORDS)] == KNOWN_WORDS
-        card = (TEXT_MODEL_FOLDER / "README.md").read_text(encoding="utf-8")
-        assert ", ".join(known_text_words()) in " ".join(card.split())

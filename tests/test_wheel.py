@@ -53,7 +53,6 @@ def test_it_holds_the_data(wheel):
         f"{model}/unet/diffusion_pytorch_model.safetensors",
         f"{model}/clip_model/model.safetensors",
         f"{model}/tokenizer/tokenizer.json",
-        f"{PACKAGE}/demo/text-model/unet/diffusion_pytorch_model.safetensors",
         f"{evaluation}/judge_model/model.safetensors",
         f"{evaluation}/benchmark/edits.csv",
     } <= names

@@ -183,8 +183,8 @@ class MachineFlags:
         flag(
             MACHINE,
             "--model",
-            "bundled, bundled-text, or a folder or Hub id: a converted model, or one that diffusers has an inpainting"
-            " pipeline for (Stable Diffusion, SDXL, FLUX Fill, Kandinsky, IF …).",
+            "bundled, or a folder or Hub id: a converted model, or one that diffusers has an inpainting pipeline"
+            " for (Stable Diffusion, SDXL, FLUX Fill, Kandinsky, IF …).",
             "NAME",
         ),
     ] = "bundled"
@@ -194,7 +194,7 @@ class MachineFlags:
             MACHINE,
             "--clip",
             "What ranks the pictures of a model without a CLIP: a folder or Hub id, or none. [default:"
-            " openai/clip-vit-base-patch16; the bundled one for bundled-text]",
+            " openai/clip-vit-base-patch16]",
             "NAME",
         ),
     ] = None

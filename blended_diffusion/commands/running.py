@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from blended_diffusion.commands.model_request import ModelRequest
-from blended_diffusion.demo import KNOWN_WORDS, known_text_words
+from blended_diffusion.demo import KNOWN_WORDS
 from blended_diffusion.editing.made_with import MadeWith
 
 
@@ -141,17 +141,16 @@ def load_in_all(
 
 
 def hint_at_words(model: "Model", prompt: str) -> None:
-    """Says which words of `prompt` a bundled model does not know, and which it does; of other models nothing."""
-    from blended_diffusion.models import BUNDLED, BUNDLED_TEXT
+    """Says which words of `prompt` the bundled model does not know, and which it does; of other models nothing."""
+    from blended_diffusion.models import BUNDLED
     from blended_diffusion.pictures.inputs import closest_first, unknown_words
 
-    if model.name not in (BUNDLED, BUNDLED_TEXT):
+    if model.name != BUNDLED:
         return
-    known = KNOWN_WORDS if model.name == BUNDLED else known_text_words()
-    if unknown := unknown_words(prompt, known):
+    if unknown := unknown_words(prompt, KNOWN_WORDS):
         show(
-            f"hint: the {'bundled model' if model.name == BUNDLED else 'model bundled-text'} does not know"
-            f" {', '.join(map(repr, unknown))}; it knows {', '.join(closest_first(unknown, known))}"
+            f"hint: the bundled model does not know {', '.join(map(repr, unknown))}; it knows"
+            f" {', '.join(closest_first(unknown, KNOWN_WORDS))}"
         )
 
 

@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def evaluate(
     output: Annotated[Path, typer.Option(help="Folder for the report; what is finished there is not made again.")],
-    model: Annotated[str, typer.Option(help="The model: bundled, bundled-text, a folder, or a Hub id.")] = "bundled",
+    model: Annotated[str, typer.Option(help="The model: bundled, a folder, or a Hub id.")] = "bundled",
     methods: Annotated[str, typer.Option(help=f"Which, with commas between: {', '.join(METHODS)}.")] = "default",
     edits: Annotated[int, typer.Option(min=1, help="So many, spread over the benchmark.")] = 96,
     num_images: Annotated[int, typer.Option(min=2, help="Candidates of each edit.")] = 8,
