@@ -154,7 +154,8 @@ def load_model(
     kind = inpainting_class(index)
     if kind is None:
         check_index(index, name, argument)
-        given = {"clip": clip, "loras": list(loras), "upscaler": upscaler}
+        # ranking by nothing is for the painter to refuse, by its own name
+        given = {"clip": None if clip == NO_CLIP else clip, "loras": list(loras), "upscaler": upscaler}
         for option, value in given.items():
             if value:
                 raise ValueError(f"`{option}` is {value!r}, which means nothing to {argument} {name!r}; leave it out.")

@@ -342,6 +342,9 @@ class TestLoading:
     def test_blended_diffusion_has_a_clip_of_its_own(self, tiny_model_dir):
         with pytest.raises(ValueError, match="`clip` is 'bundled', which means nothing to model"):
             load_model(str(tiny_model_dir), clip="bundled")
+        model = load_model(str(tiny_model_dir), clip="none")
+        with pytest.raises(ValueError, match="`ranking` 'none' is for models without a CLIP; give 'surroundings' or"):
+            painter_for(model).check(EditSettings("a rock", ranking="none"), None)
 
     def test_what_needs_more_than_words_a_photo_and_a_mask_is_refused(self, tmp_path):
         index = {"_class_name": "StableDiffusionControlNetPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
