@@ -2,13 +2,13 @@
 
 import mmap
 import platform
-import resource
+import subprocess
+import sys
 
 import psutil
 import pytest
 import torch
 from accelerate import PartialState
-from forked import run_forked
 
 from blended_diffusion import machine
 from blended_diffusion.editing.made_with import MadeWith
@@ -82,24 +82,23 @@ def test_being_reproducible_takes_the_threads_of_then():
         torch.use_deterministic_algorithms(False)
 
 
-def print_page_faults(keep: bool) -> None:
-    if keep:
-        machine.keep_freed_memory()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(8):
-        torch.ones(2**26)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
-def test_freed_memory_is_kept(tmp_path):
+def test_freed_memory_is_kept():
     """Blocks of 256 MB, one after the other, share their pages."""
+    code = (
+        "import resource, sys, torch; from blended_diffusion.machine import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep': keep_freed_memory()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(8): torch.ones(2**26)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
 
-    def faults(keep: bool) -> int:
-        return int(run_forked(print_page_faults, keep, folder=tmp_path).stdout)
+    def faults(word: str) -> int:
+        command = [sys.executable, "-c", code, word]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
-    kept, given_back = faults(keep=True), faults(keep=False)
+    kept, given_back = faults("keep"), faults("")
     if given_back == 0:
         pytest.skip("this system does not count page faults")
     assert kept < given_back / 2
