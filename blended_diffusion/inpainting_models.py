@@ -63,7 +63,7 @@ class InpaintingPipeline:
     Attributes:
         pipe (`DiffusionPipeline`), upscaler (`DiffusionPipeline`, *optional*): on the CPU.
         folder (`Path`): of its files.
-        sha256 (`str`): of all networks of both.
+        sha256 (`str`): of the hashes of all networks of both.
         parts (`tuple[ModelPart, ...]`): each network, and the LoRAs.
         dtype (`torch.dtype`): of the networks.
     """
@@ -134,7 +134,6 @@ def load_inpainting_pipeline(
                 f" {kind.__name__} into one folder with `save_pretrained`, and give that."
             )
     parts = [ModelPart("network", part, hash_files(paths, name, argument)) for part, paths in networks.items()]
-    files = [path for paths in networks.values() for path in paths]
     larger = None
     if upscaler is not None:
         if not kind.__name__.startswith("IF"):
@@ -145,13 +144,12 @@ def load_inpainting_pipeline(
         # it reads words as the first stage does
         shared = {"text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer}
         larger = _from_folder(IFInpaintingSuperResolutionPipeline, place, upscaler, "upscaler", **shared, **options)
-        own = {part: paths for part, paths in networks_of(place, upscaler, "upscaler").items() if part == "unet"}
-        of_upscaler = [path for paths in own.values() for path in paths]
         called = str(place) if Path(upscaler).is_dir() else upscaler
-        parts.append(ModelPart("upscaler", called, hash_files(of_upscaler, upscaler, "upscaler")))
-        files += of_upscaler
+        parts.append(ModelPart("upscaler", called, hash_files(weights_of(place, "unet"), upscaler, "upscaler")))
+    # of their hashes: large weights are not read twice
+    sha256 = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
     parts += load_loras(pipe, loras)
-    return InpaintingPipeline(pipe, larger, folder, hash_files(files, name, argument), tuple(parts), dtype)
+    return InpaintingPipeline(pipe, larger, folder, sha256, tuple(parts), dtype)
 
 
 def download(name: str, argument: str, trust_remote_code: bool) -> Path:

@@ -69,7 +69,7 @@ class Model:
         pipe (`DiffusionPipeline`): as it was loaded, on the CPU: a [`BlendedDiffusionPipeline`], or one of diffusers'
             own inpainting pipelines.
         name (`str`): `"bundled"`, a folder's absolute path, or a Hub id.
-        sha256 (`str`): of the weights of all its networks.
+        sha256 (`str`): of the weights of all its networks; where there are parts, of the networks' own hashes.
         parts (`tuple[ModelPart, ...]`): the networks by themselves, and what was loaded from elsewhere: LoRAs, the
             CLIP that ranks. Of a [`BlendedDiffusionPipeline`] there are none.
         clip ([`RankingClip`], *optional*): what ranks the pictures of a pipeline that has no CLIP to do so.
