@@ -13,7 +13,7 @@ from diffusers.utils import make_image_grid
 from blended_diffusion.editing.editor import Edited, Editor
 from blended_diffusion.painters.settings import EditSettings
 from blended_diffusion.pictures import gallery
-from blended_diffusion.pictures.canvas import Canvas, box_of, square_around
+from blended_diffusion.pictures.canvas import from_near
 from blended_diffusion.pictures.inputs import Mask, Photo, picture_of
 
 
@@ -75,13 +75,7 @@ def sheet_of_prompts(
         `PIL.Image.Image` of mode `RGB`.
     """
     photo = picture_of(image)
-    view = (0, 0, *photo.size)
-    if mask is not None:
-        region = picture_of(mask)
-        view = Canvas(photo, region, square_around(box_of(region), photo.size, context), 1).visible
-    width, height = view[2] - view[0], view[3] - view[1]
-    scale = SIDE / max(width, height)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    view, size = from_near(photo, None if mask is None else picture_of(mask), context, SIDE)
     columns = min(SHOWN, max(len(edit.images) for edit in edits.values()))
     rows = []
     for prompt, edit in edits.items():

@@ -208,6 +208,24 @@ class Canvas:
         )
 
 
+def from_near(
+    photo: PIL.Image.Image, mask: PIL.Image.Image | None, context: float, longest: int
+) -> tuple[Box, tuple[int, int]]:
+    """The part of a photo to look at, all of it without a mask, and its width and height for sheets.
+
+    Args:
+        photo, mask (`PIL.Image.Image`): of one size, the mask *optional*.
+        context (`float`): margin round the mask, as a share of its longer side.
+        longest (`int`): of the longer side on the sheet.
+    """
+    view = (0, 0, *photo.size)
+    if mask is not None:
+        view = Canvas(photo, mask, square_around(box_of(mask), photo.size, context), 1).visible
+    width, height = view[2] - view[0], view[3] - view[1]
+    scale = longest / max(width, height)
+    return view, (max(1, round(width * scale)), max(1, round(height * scale)))
+
+
 def box_of(mask: PIL.Image.Image) -> Box:
     """The box of all in a mask that is not 0.
 
